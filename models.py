@@ -1,0 +1,300 @@
+"""The two networks and their ablations: the Time-Frequency Transformer and the ATFNN.
+
+    >>> from models import MODELS, build
+    >>> model = build("tft", classes=4)                    # 239 464 parameters
+    >>> logits = model(torch.randn(2, 1, 80, 80))          # (b, 1, bands, frames) -> (b, classes)
+    >>> maps = {}
+    >>> logits = model(x, maps)                            # the same, and fills `maps` with attention maps
+
+Letters as in the papers: b segments, f Mel bands, d or t frames, c channels. Section, equation and table
+numbers refer to "Time-Frequency Transformer" (TFT) and "Attentive Time-Frequency Neural Network" (ATFNN).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+POOL_EPSILON = 1e-5  # inside the root of TFT's pooled standard deviation, whose gradient at 0 is infinite
+
+
+# ------------------------------------------------------------------------------------------------ TFT
+
+
+class ConvEncoder(nn.Module):
+    """Two convolutions with batch norm and ReLU (TFT eqs. 1, 4, 7), then the mean over the 64 channels."""
+
+    def __init__(self, kernel, stride, padding, channels=64):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, channels, kernel, stride, padding),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels, channels, kernel, stride, padding),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+        )
+
+    def forward(self, x):
+        return self.layers(x).mean(1)  # (b, 1, f, d) -> (b, c, ...) -> (b, ...)
+
+
+class TransformerEncoder(nn.Module):
+    """Post-norm encoder layer; with q = k = v TFT eqs. 2-3 and 5-6, else the CO-Transformer, eqs. 8-9.
+
+    The residual is the value: LN(MA(q, k, v) + v), which for self-attention is the token itself.
+    """
+
+    def __init__(self, embedding, heads, feed_forward):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(embedding, heads, batch_first=True)
+        self.norm_attention = nn.LayerNorm(embedding)
+        self.mlp = nn.Sequential(
+            nn.Linear(embedding, feed_forward), nn.ReLU(inplace=True), nn.Linear(feed_forward, embedding)
+        )
+        self.norm_mlp = nn.LayerNorm(embedding)
+
+    def forward(self, q, k, v, maps=None, name=None):
+        # all (b, tokens, embedding); a map is (b, heads, tokens, tokens), rows the queries
+        attended, weights = self.attention(q, k, v, need_weights=maps is not None, average_attn_weights=False)
+        if maps is not None:
+            maps[name] = weights
+        x = self.norm_attention(attended + v)
+        return self.norm_mlp(self.mlp(x) + x)
+
+
+def pool_rows(y):
+    """Mean and standard deviation over the frequency rows: (b, f/4, d/4) -> (b, d/2), TFT eq. 10."""
+    return torch.cat([y.mean(1), (y.var(1) + POOL_EPSILON).sqrt()], 1)
+
+
+class TFT(nn.Module):
+    """Time-Frequency Transformer, (b, 1, f, d) -> (b, classes) logits; f a multiple of 8, d of 16.
+
+    `time`, `frequency` and `joint` switch T-Trans, F-Trans and TF-Trans (Table 5). Without T-Trans or
+    F-Trans its query or key is v; without TF-Trans q and k are pooled and concatenated.
+    Maps: T-Trans (b, 2, d, d), F-Trans (b, 2, f, f), TF-Trans (b, 4, f/4, f/4).
+    """
+
+    def __init__(self, classes, bands=80, frames=80, time=True, frequency=True, joint=True):
+        super().__init__()
+        rows, columns = bands // 4, frames // 4
+        if time:
+            self.conv_time = ConvEncoder((5, 1), (2, 1), (2, 0))
+            self.time_encoder = TransformerEncoder(rows, heads=2, feed_forward=512)
+            self.map_time = nn.Linear(frames, columns)
+        if frequency:
+            self.conv_frequency = ConvEncoder((1, 5), (1, 2), (0, 2))
+            self.frequency_encoder = TransformerEncoder(columns, heads=2, feed_forward=512)
+            self.map_frequency = nn.Linear(bands, rows)
+        if joint:
+            self.conv_joint = ConvEncoder((5, 5), (2, 2), (2, 2))
+            self.joint_encoder = TransformerEncoder(columns, heads=4, feed_forward=1024)
+        self.time, self.frequency, self.joint = time, frequency, joint
+        self.classifier = nn.Linear(2 * columns if joint else 4 * columns, classes)
+
+    def forward(self, x, maps=None):
+        q = self.encode_time(x, maps) if self.time else None  # (b, f/4, d/4)
+        k = self.encode_frequency(x, maps) if self.frequency else None  # (b, f/4, d/4)
+        if not self.joint:
+            return self.classifier(torch.cat([pool_rows(q), pool_rows(k)], 1))
+        v = self.conv_joint(x)  # (b, f/4, d/4)
+        y = self.joint_encoder(v if q is None else q, v if k is None else k, v, maps, "TF-Trans")
+        return self.classifier(pool_rows(y))
+
+    def encode_time(self, x, maps):
+        """Tokens are the frames; the linear map then shrinks d frames to d/4: -> (b, f/4, d/4)."""
+        s = self.conv_time(x).transpose(1, 2)  # (b, d, f/4)
+        return self.map_time(self.time_encoder(s, s, s, maps, "T-Trans").transpose(1, 2))
+
+    def encode_frequency(self, x, maps):
+        """Tokens are the bands; the linear map then shrinks f bands to f/4: -> (b, f/4, d/4)."""
+        s = self.conv_frequency(x)  # (b, f, d/4)
+        n = self.frequency_encoder(s, s, s, maps, "F-Trans").transpose(1, 2)  # (b, d/4, f)
+        return self.map_frequency(n).transpose(1, 2)
+
+
+# ---------------------------------------------------------------------------------------------- ATFNN
+
+
+class Gate(nn.Module):
+    """F-Attention or T-Attention: a weight in (0, 1) for each group of 5 bands or 8 frames (Figs. 3, 4).
+
+    (b, 1, f, t) -> (b, 1, f, t): the mean over the channels of sigmoid(conv), each group's weight repeated
+    over its bands or frames. The caller adds weight * features to the features (eqs. 1 and 2).
+    """
+
+    def __init__(self, group, channels=8):
+        super().__init__()
+        self.group = group  # (5, 1) bands or (1, 8) frames
+        self.conv = nn.Conv2d(1, channels, group, stride=group)
+
+    def forward(self, x, maps=None, name=None):
+        weight = self.conv(x).sigmoid().mean(1, keepdim=True)  # (b, 1, f/5, t) or (b, 1, f, t/8)
+        weight = weight.repeat_interleave(max(self.group), 2 if self.group[0] > 1 else 3)
+        if maps is not None:
+            maps[name] = weight
+        return weight
+
+
+class ScalarAttention(torch.autograd.Function):
+    """m_i = sum_j x_j softmax_j(s_i x_j) with s_i = slope x_i + offset, exactly, without any vectors.
+
+    This is self-attention over tokens that are affine in one number x_i each: in a head's scores all terms
+    constant in j cancel in the softmax, which leaves (slope x_i + offset) x_j, and the values are affine in
+    x_j, which leaves its mean m_i. x: (rows, f), slope and offset: (heads,) -> m: (rows, heads, f).
+
+    The weights are made again in the backward pass, a few rows at a time, so that they stay in the
+    processor's cache: kept, they would be 0.8 GB for 128 segments.
+    """
+
+    @staticmethod
+    def forward(ctx, x, slope, offset):
+        heads, bands = len(slope), x.shape[1]
+        mean = x.new_empty(len(x), heads, bands)
+        log_sum, variance = torch.empty_like(mean), torch.empty_like(mean)
+        for rows in ScalarAttention.blocks(x):
+            xs, s, pair = ScalarAttention.prepare(x[rows], slope, offset)
+            largest = torch.maximum(s * xs.amax(-1, keepdim=True), s * xs.amin(-1, keepdim=True))
+            weights = torch.bmm(torch.stack([s, -largest], -1).flatten(1, 2), pair).exp_()  # (r, heads * f, f)
+            moments = torch.stack([pair[:, 1], pair[:, 0], pair[:, 0].square()], -1)  # (r, f, 3): 1, x, x^2
+            total, first, second = torch.bmm(weights, moments).unflatten(1, (heads, bands)).unbind(-1)
+            mean[rows] = first / total
+            log_sum[rows] = largest + total.log()
+            variance[rows] = second / total - mean[rows].square()
+        ctx.save_for_backward(x, slope, offset, mean, log_sum, variance)
+        return mean
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, slope, offset, mean, log_sum, variance = ctx.saved_tensors
+        grad_s = grad * variance  # d m_i / d s_i is the variance of x under the weights
+        grad_x = (slope[:, None] * grad_s).sum(1)
+        for rows in ScalarAttention.blocks(x):
+            xs, s, pair = ScalarAttention.prepare(x[rows], slope, offset)
+            weights = torch.bmm(torch.stack([s, -log_sum[rows]], -1).flatten(1, 2), pair).exp_()
+            # d m_i / d x_j = p_ij (1 - s_i m_i) + x_j p_ij s_i
+            gs = grad[rows] * s
+            sides = torch.stack([grad[rows] - gs * mean[rows], gs], 1).flatten(2)  # (r, 2, heads * f)
+            constant, linear = torch.bmm(sides, weights).unbind(1)  # (r, f) each
+            grad_x[rows] += constant + xs[:, 0] * linear
+        return grad_x, (grad_s * x[:, None]).sum((0, 2)), grad_s.sum((0, 2))
+
+    @staticmethod
+    def blocks(x):
+        size = 64 if x.device.type == "cpu" else 8192  # rows
+        return [slice(start, start + size) for start in range(0, len(x), size)]
+
+    @staticmethod
+    def prepare(x, slope, offset):
+        """x (r, 1, f), s (r, heads, f) and the pair x, 1 as (r, 2, f)."""
+        xs = x[:, None]
+        return xs, slope[:, None] * xs + offset[:, None], torch.stack([x, torch.ones_like(x)], 1)
+
+
+class FrequencyEncoder(nn.Module):
+    """F-Encoder (ATFNN section II-A1, Fig. 2): self-attention over the bands of each frame, then convolutions.
+
+    (b, 1, f, t) -> (b, t, f, c). A bin is lifted from 1 to c numbers by a linear layer, so its token is
+    affine in one number and `ScalarAttention` gives the same result as attention over c-vectors.
+    """
+
+    def __init__(self, channels=8, hidden=32, heads=2, kernel=5):
+        super().__init__()
+        self.lift = nn.Linear(1, channels)
+        self.attention = nn.MultiheadAttention(channels, heads, batch_first=True)  # holds the weights
+        self.norm_attention = nn.LayerNorm(channels)
+        self.convolutions = nn.Sequential(  # along the bands: Conv1d of each frame, written as (1, 5) over (t, f)
+            nn.Conv2d(channels, hidden, (1, kernel), padding=(0, kernel // 2)),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(hidden, channels, (1, kernel), padding=(0, kernel // 2)),
+        )
+        self.norm_convolution = nn.LayerNorm(channels)
+
+    def forward(self, x):
+        x = x.squeeze(1).transpose(1, 2).contiguous()  # (b, t, f)
+        tokens = self.lift(x[..., None])  # (b, t, f, c)
+        y = self.norm_attention(tokens + self.attend(x))
+        z = self.convolutions(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # (b, c, t, f) and back
+        return self.norm_convolution(y + z)
+
+    def attend(self, x):
+        """Multi-head self-attention of `lift(x)` over the bands: (b, t, f) -> (b, t, f, c)."""
+        b, t, f = x.shape
+        heads, size = self.attention.num_heads, self.attention.head_dim
+        weight, bias = self.attention.in_proj_weight, self.attention.in_proj_bias
+        # query, key and value of x are slope * x + constant; each (heads, size)
+        slope_q, slope_k, slope_v = (weight @ self.lift.weight).view(3, heads, size)
+        constant_q, _, constant_v = (weight @ self.lift.bias + bias).view(3, heads, size)
+        scale = size**-0.5
+        mean = ScalarAttention.apply(
+            x.view(b * t, f), scale * (slope_q * slope_k).sum(1), scale * (constant_q * slope_k).sum(1)
+        )  # (b * t, heads, f)
+        values = mean.transpose(1, 2)[..., None] * slope_v + constant_v  # (b * t, f, heads, size)
+        return self.attention.out_proj(values.flatten(2)).view(b, t, f, -1)
+
+
+class TimeEncoder(nn.Module):
+    """T-Encoder: three-layer BiLSTM, (b, t, features) -> (b, 256), the last hidden state of each direction.
+
+    The backward direction ends at the first frame: its last state is not the output at the last frame
+    (ATFNN section II-A2).
+    """
+
+    def __init__(self, features, hidden=128, layers=3):
+        super().__init__()
+        self.lstm = nn.LSTM(features, hidden, layers, batch_first=True, bidirectional=True)
+
+    def forward(self, x):
+        _, (states, _) = self.lstm(x)  # (2 * layers, b, hidden)
+        return torch.cat([states[-2], states[-1]], 1)
+
+
+class ATFNN(nn.Module):
+    """Attentive Time-Frequency Neural Network, (b, 1, f, t) -> (b, classes) logits; f multiple of 5, t of 8.
+
+    `f_attention`, `f_encoder`, `t_attention` and `t_encoder` switch the parts (Table III). Without
+    F-Encoder the BiLSTM reads the f bands of a frame; without T-Encoder the mean over the frames is classified.
+    Maps: F-Attention and T-Attention, both (b, 1, f, t).
+    """
+
+    def __init__(
+        self, classes, bands=80, frames=128, channels=8,
+        f_attention=True, f_encoder=True, t_attention=True, t_encoder=True,
+    ):  # fmt: skip
+        super().__init__()
+        features = bands * channels if f_encoder else bands
+        self.f_attention = Gate((5, 1), channels) if f_attention else None
+        self.f_encoder = FrequencyEncoder(channels) if f_encoder else None
+        self.t_attention = Gate((1, 8), channels) if t_attention else None
+        self.t_encoder = TimeEncoder(features) if t_encoder else None
+        self.classifier = nn.Linear(256 if t_encoder else features, classes)
+
+    def forward(self, x, maps=None):
+        y = x  # (b, 1, f, t)
+        if self.f_attention:
+            y = y + self.f_attention(x, maps, "F-Attention") * y
+        y = self.f_encoder(y) if self.f_encoder else y.permute(0, 3, 2, 1)  # (b, t, f, c or 1)
+        if self.t_attention:  # its weight comes from the log-Mel x itself (Fig. 4, eq. 2; eq. 4 differs)
+            y = y + self.t_attention(x, maps, "T-Attention").permute(0, 3, 2, 1) * y
+        y = y.flatten(2)  # (b, t, f * c)
+        return self.classifier(self.t_encoder(y) if self.t_encoder else y.mean(1))
+
+
+# ------------------------------------------------------------------------------------------- registry
+
+MODELS = {  # name -> class and switches: TFT Table 5, ATFNN Table III
+    "tft": (TFT, {}),
+    "tft-t+f": (TFT, dict(joint=False)),
+    "tft-t+tf": (TFT, dict(frequency=False)),
+    "tft-f+tf": (TFT, dict(time=False)),
+    "atfnn": (ATFNN, {}),
+    "afnn": (ATFNN, dict(t_attention=False, t_encoder=False)),
+    "atnn": (ATFNN, dict(f_attention=False, f_encoder=False)),
+    "tfnn": (ATFNN, dict(f_attention=False, t_attention=False)),
+}
+
+
+def build(name, classes, **sizes):
+    """The network called `name` for `classes` classes; `sizes` may set `bands` and `frames`."""
+    network, switches = MODELS[name]
+    return network(classes, **sizes, **switches)

@@ -1,0 +1,420 @@
+"""Databases, folds and metrics: who is trained on, who is tested on, and how the answer is counted.
+
+    >>> from protocols import open_database, make_folds
+    >>> database = open_database("casia", "data/casia")
+    >>> for fold in make_folds(database, "speaker"):
+    ...     print(fold.number, fold.name, len(fold.train), len(fold.test))
+
+`open_database` reads only names and label files and refuses a database whose counts differ from the
+published ones, unless `partial=True`. To add a corpus in code, write a reader (root -> Utterance, ...) and
+enter it in `DATABASES`; to add one without code, write a manifest CSV (path,emotion,speaker[,session]).
+"""
+
+import csv
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+AUDIO_ENDINGS = (".wav", ".flac")
+
+
+class DatabaseError(ValueError):
+    """A database that is not what it should be; the message names the file or class and the remedy."""
+
+
+class UsageError(ValueError):
+    """A wish that cannot be fulfilled as it was put; the message names it and the remedy."""
+
+
+class Utterance(NamedTuple):
+    """One labelled recording, as the readers below give it."""
+
+    id: str  # unique in its database
+    path: str  # relative to the root
+    emotion: str
+    speaker: str
+    session: str = ""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A published database: what should be found, and who reads it."""
+
+    language: str
+    classes: dict  # emotion -> utterances, in the papers' order
+    speakers: int
+    read: Callable  # root -> Utterance, ...
+    speaker_sizes: tuple = ()  # utterances of each speaker in sorted order, where known
+
+
+@dataclass(frozen=True)
+class Database:
+    """The utterances found, as columns of equal length N."""
+
+    name: str
+    root: Path
+    language: str
+    classes: tuple  # emotion names; a label is an index into it
+    ids: list
+    paths: list  # relative to the root
+    labels: np.ndarray  # (N,) int64
+    speakers: np.ndarray  # (N,) str
+    sessions: np.ndarray  # (N,) str, "" where a database has none
+    partial: bool  # the counts differ from the published ones
+
+    @property
+    def digest(self):
+        """SHA-256 over ids, labels, speakers and sessions: two runs with the same digest saw the same corpus."""
+        rows = zip(self.ids, self.labels.tolist(), self.speakers.tolist(), self.sessions.tolist())
+        return hashlib.sha256(repr((self.classes, list(rows))).encode()).hexdigest()
+
+    def counts(self):
+        """Emotion -> utterances, in class order."""
+        return dict(zip(self.classes, np.bincount(self.labels, minlength=len(self.classes)).tolist()))
+
+
+# ------------------------------------------------------------------------------------------- readers
+
+IEMOCAP_LABELS = {"ang": "angry", "hap": "happy", "neu": "neutral", "sad": "sad"}  # exc is not merged
+IEMOCAP_LINE = re.compile(r"\[\d+\.\d+ - \d+\.\d+\]\t(?P<id>\S+)\t(?P<label>\w+)\t\[.*\]\s*")
+
+
+def read_iemocap(root):
+    """Improvised dialogues, four emotions (TFT section 3.1, ATFNN section III-A).
+
+    The speaker is the letter of the utterance's last field with the session: `Ses01F_impro01_M003` is
+    speaker 1M. The letter in `Ses01F` names who wore the motion-capture markers.
+    """
+    for labels in sorted(root.glob("Session[1-5]/dialog/EmoEvaluation/Ses*impro*.txt")):
+        session = labels.parts[-4].removeprefix("Session")
+        for number, line in enumerate(_read_text(labels).splitlines(), 1):
+            if not line.startswith("["):
+                continue  # rater lines, the header, blank lines
+            found = IEMOCAP_LINE.fullmatch(line)
+            if not found:
+                raise DatabaseError(f"{labels}, line {number}: not a label line of IEMOCAP; restore the file")
+            name, label = found["id"], found["label"]
+            if label not in IEMOCAP_LABELS:
+                continue
+            dialogue, _, turn = name.rpartition("_")
+            if dialogue != labels.stem or turn[:1] not in ("F", "M"):
+                raise DatabaseError(f"{labels}, line {number}: {name} is no utterance of this dialogue; restore the file")
+            path = f"Session{session}/sentences/wav/{dialogue}/{name}.wav"
+            yield Utterance(name, path, IEMOCAP_LABELS[label], session + turn[0], session)
+
+
+def read_casia(root):
+    """`<speaker>/<emotion>/<201..250>.wav`."""
+    for path in _audio_files(root, "*/*/*"):
+        speaker, emotion, sentence = path.parts
+        yield Utterance(f"{speaker}/{emotion}/{Path(sentence).stem}", path.as_posix(), emotion, speaker)
+
+
+EMODB_LABELS = dict(W="anger", L="boredom", E="disgust", A="fear", F="happiness", T="sadness", N="neutral")
+EMODB_NAME = re.compile(r"(?P<speaker>\d\d)[ab]\d\d(?P<emotion>[WLEAFTN])[a-z]?")
+
+
+def read_emodb(root):
+    """`wav/03a01Fa.wav`: speaker, text, emotion (German initials), version."""
+    for path in _audio_files(root, "wav/*"):
+        found = EMODB_NAME.fullmatch(path.stem)
+        if not found:
+            raise DatabaseError(f"{root / path}: not an EmoDB name such as 03a01Fa.wav; take the file out")
+        yield Utterance(path.stem, path.as_posix(), EMODB_LABELS[found["emotion"]], found["speaker"])
+
+
+RAVDESS_LABELS = dict(
+    zip(
+        ("01", "02", "03", "04", "05", "06", "07", "08"),
+        ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised"),
+    )
+)
+RAVDESS_NAME = re.compile(r"(?P<modality>\d\d)-(?P<channel>\d\d)-(?P<emotion>0[1-8])(-\d\d){3}-(?P<actor>\d\d)")
+
+
+def read_ravdess(root):
+    """`Actor_01/03-01-05-01-01-01-01.wav`: audio-only speech; song and video are passed over."""
+    for path in _audio_files(root, "Actor_*/*"):
+        found = RAVDESS_NAME.fullmatch(path.stem)
+        if not found or path.parts[0] != f"Actor_{found['actor']}":
+            raise DatabaseError(f"{root / path}: not a RAVDESS name of its actor; take the file out")
+        if (found["modality"], found["channel"]) == ("03", "01"):
+            yield Utterance(path.stem, path.as_posix(), RAVDESS_LABELS[found["emotion"]], path.parts[0])
+
+
+def read_manifest(root, manifest):
+    """CSV with the columns path, emotion, speaker and optionally session; paths relative to `root`."""
+    home = os.path.realpath(root)
+    rows = csv.DictReader(_read_text(manifest).splitlines())
+    missing = {"path", "emotion", "speaker"} - set(rows.fieldnames or ())
+    if missing:
+        raise DatabaseError(
+            f"{manifest}: has no column {', '.join(sorted(missing))}; the first line must be path,emotion,speaker"
+        )
+    for row in rows:
+        where = f"{manifest}, line {rows.line_num}"
+        path, emotion, speaker, session = (
+            (row.get(column) or "").strip() for column in ("path", "emotion", "speaker", "session")
+        )
+        if not (path and emotion and speaker):
+            raise DatabaseError(f"{where}: path, emotion or speaker is empty; fill it in or remove the line")
+        real = os.path.realpath(os.path.join(home, path))
+        if os.path.isabs(path) or not real.startswith(os.path.join(home, "")):
+            raise DatabaseError(f"{where}: {path} leaves the folder {root}; name files inside it, or set --root")
+        yield Utterance(path, path, emotion, speaker, session)
+
+
+ABC_SPELLINGS = {"aggressiv": "aggressive", "intoxicate": "intoxicated"}
+
+
+def read_abc(root):
+    """ABC through a manifest `abc.csv`: its authors distribute it on request, with no public layout."""
+    for utterance in read_manifest(root, root / "abc.csv"):
+        emotion = utterance.emotion.lower()
+        yield utterance._replace(emotion=ABC_SPELLINGS.get(emotion, emotion))
+
+
+def read_synthetic(root):
+    """The corpus that benchmarks/synthetic.py writes: a manifest like anybody's."""
+    return read_manifest(root, root / "manifest.csv")
+
+
+def _read_text(path):
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DatabaseError(f"{path}: no such file; restore it, or set --root to the folder that holds it") from None
+    except (UnicodeDecodeError, OSError) as error:
+        raise DatabaseError(f"{path}: cannot be read as text ({error}); restore the file") from None
+
+
+def _audio_files(root, pattern):
+    """Audio files below the root as relative paths in sorted order, without hidden ones (`._name.wav`)."""
+    found = (path.relative_to(root) for path in root.glob(pattern) if path.suffix.lower() in AUDIO_ENDINGS)
+    return sorted(path for path in found if not any(part.startswith(".") for part in path.parts))
+
+
+# ----------------------------------------------------------------------------------------- databases
+
+# Counts: TFT Table 1 and ATFNN Table I (IEMOCAP, ABC, CASIA); the databases' own papers (EmoDB, RAVDESS).
+DATABASES = {
+    "iemocap": Corpus(
+        "English",
+        dict(angry=289, happy=284, neutral=1099, sad=608),
+        10,
+        read_iemocap,
+        speaker_sizes=(217, 205, 185, 208, 264, 274, 149, 221, 298, 259),
+    ),
+    "abc": Corpus(
+        "German",
+        dict(aggressive=95, cheerful=105, intoxicated=33, nervous=93, neutral=79, tired=25),
+        8,
+        read_abc,
+    ),
+    "casia": Corpus(
+        "Mandarin",
+        dict(angry=200, fear=200, happy=200, neutral=200, sad=200, surprise=200),
+        4,
+        read_casia,
+        speaker_sizes=(300,) * 4,
+    ),
+    "emodb": Corpus(
+        "German",
+        dict(anger=127, boredom=81, disgust=46, fear=69, happiness=71, sadness=62, neutral=79),
+        10,
+        read_emodb,
+    ),
+    "ravdess": Corpus(
+        "English",
+        dict(neutral=96, calm=192, happy=192, sad=192, angry=192, fearful=192, disgust=192, surprised=192),
+        24,
+        read_ravdess,
+        speaker_sizes=(60,) * 24,
+    ),
+    "synthetic": Corpus("none", dict(angry=24, happy=24, neutral=24, sad=24), 4, read_synthetic),
+}
+
+
+def database_name(db):
+    """Name of `--db`: a key of DATABASES, or for a manifest the file's name without `.csv`."""
+    if db in DATABASES:
+        return db
+    if not db.lower().endswith(".csv"):
+        raise UsageError(f"--db {db}: choose {', '.join(DATABASES)} or the path of a manifest .csv")
+    name = Path(db).stem
+    if name in DATABASES or not re.fullmatch(r"\w[\w.+-]*", name):
+        raise UsageError(f"--db {db}: give the manifest a name of its own, of letters, digits, '.', '_', '-'")
+    return name
+
+
+def default_root(db):
+    """Folder of the recordings where --root is not given."""
+    if db not in DATABASES:
+        return Path(db).parent
+    return Path(os.environ.get("SER_DATA", "data")) / db
+
+
+def open_database(db, root=None, partial=False):
+    """Index a database: a name of DATABASES or the path of a manifest CSV.
+
+    `root` is the folder of the recordings (default: `default_root`). `partial` accepts counts that differ
+    from the published ones. Raises DatabaseError or UsageError.
+    """
+    name = database_name(db)
+    root = Path(root) if root else default_root(db)
+    if not root.is_dir():
+        raise UsageError(f"{root}: no such folder; set --root to the folder of the {name} recordings")
+    corpus = DATABASES.get(name)
+    utterances = list(corpus.read(root) if corpus else read_manifest(root, Path(db)))
+    if not utterances:
+        layout = (corpus.read.__doc__ if corpus else read_manifest.__doc__).splitlines()[0].rstrip(".")
+        raise DatabaseError(f"{root}: holds no utterance of {name}; expected: {layout}")
+    _check_names(utterances, name)
+    found = Counter(utterance.emotion for utterance in utterances)
+    differs = bool(corpus) and _check_counts(name, corpus, utterances, found, partial)
+    classes = tuple(label for label in corpus.classes if found[label]) if corpus else tuple(sorted(found))
+    if len(classes) < 2:
+        raise DatabaseError(f"{root}: holds only the class {classes[0]}; add recordings of another")
+    return Database(
+        name=name,
+        root=root,
+        language=corpus.language if corpus else "",
+        classes=classes,
+        ids=[utterance.id for utterance in utterances],
+        paths=[utterance.path for utterance in utterances],
+        labels=np.array([classes.index(utterance.emotion) for utterance in utterances]),
+        speakers=np.array([utterance.speaker for utterance in utterances]),
+        sessions=np.array([utterance.session for utterance in utterances]),
+        partial=differs,
+    )
+
+
+def _check_names(utterances, name):
+    for what, values in (
+        ("utterance", [utterance.id for utterance in utterances]),
+        ("recording", [os.path.normpath(utterance.path) for utterance in utterances]),
+    ):
+        value, times = Counter(values).most_common(1)[0]
+        if times > 1:
+            raise DatabaseError(f"{name}: {what} {value} is listed {times} times; keep one of them")
+    for what in ("speaker", "emotion"):
+        spellings = {}
+        for value in {getattr(utterance, what) for utterance in utterances}:
+            other = spellings.setdefault(value.casefold(), value)
+            if other != value:
+                raise DatabaseError(f"{name}: {what} {value} and {other} differ only in case; spell them alike")
+
+
+def _check_counts(name, corpus, utterances, found, partial):
+    """Compare with the published counts; True if they differ and `partial` allows it."""
+    for utterance in utterances:
+        if utterance.emotion not in corpus.classes:
+            raise DatabaseError(
+                f"{utterance.path}: {utterance.emotion} is no class of {name}; its classes are {', '.join(corpus.classes)}"
+            )
+    sizes = Counter(utterance.speaker for utterance in utterances)
+    faults = [
+        f"{label} {found[label]} of {count}" for label, count in corpus.classes.items() if found[label] != count
+    ]
+    if len(sizes) != corpus.speakers:
+        faults.append(f"speakers {len(sizes)} of {corpus.speakers}")
+    elif corpus.speaker_sizes:
+        faults += [
+            f"speaker {speaker} {sizes[speaker]} of {size}"
+            for speaker, size in zip(sorted(sizes), corpus.speaker_sizes)
+            if sizes[speaker] != size
+        ]
+    if faults and not partial:
+        raise DatabaseError(
+            f"{name}: found {'; '.join(faults)}; restore what is missing, or say --partial to go on with what is there"
+        )
+    return bool(faults)
+
+
+# --------------------------------------------------------------------------------------------- folds
+
+
+class Fold(NamedTuple):
+    """One round of cross-validation; utterance indices into the database."""
+
+    number: int  # from 1, names in sorted order
+    name: str  # the speaker or session that is tested
+    train: np.ndarray
+    test: np.ndarray
+
+
+PROTOCOLS = ("speaker", "session")
+
+
+def make_folds(database, protocol="speaker"):
+    """Leave one speaker (or session) out: every utterance is tested exactly once, by whom it does not train.
+
+    TFT section 3.2, ATFNN section III-B. Raises UsageError where the database cannot be cut so.
+    """
+    groups = database.speakers if protocol == "speaker" else database.sessions
+    if protocol == "session" and not groups.astype(bool).all():
+        raise UsageError(f"{database.name} names no sessions; use --protocol speaker, or fill the session column")
+    names = sorted(set(groups.tolist()), key=_natural)
+    if len(names) < 2:
+        raise UsageError(f"{database.name} has one {protocol} only; leaving it out leaves nothing to train on")
+    folds = []
+    for number, name in enumerate(names, 1):
+        tested = groups == name
+        fold = Fold(number, name, np.flatnonzero(~tested), np.flatnonzero(tested))
+        shared = set(database.speakers[fold.train].tolist()) & set(database.speakers[fold.test].tolist())
+        if shared:
+            raise UsageError(
+                f"{database.name}: speaker {sorted(shared)[0]} is in session {name} and in another; use --protocol speaker"
+            )
+        folds.append(fold)
+    return folds
+
+
+def select_folds(folds, wish):
+    """Folds that `--fold` names: `all`, a number from 1, or a speaker's or session's name. A number wins."""
+    if wish == "all":
+        return folds
+    chosen = [fold for fold in folds if str(fold.number) == wish] or [fold for fold in folds if fold.name == wish]
+    if not chosen:
+        names = ", ".join(fold.name for fold in folds)
+        raise UsageError(f"--fold {wish}: there is no such fold; choose 1 to {len(folds)}, all, or one of {names}")
+    return chosen
+
+
+def _natural(name):
+    """Sort key: speaker 2 before speaker 10."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+# ------------------------------------------------------------------------------------------- metrics
+
+
+def utterance_scores(posteriors, counts):
+    """Mean posterior of each utterance: segments (S, K) and segments per utterance (N,) -> (N, K)."""
+    starts = np.cumsum(counts) - counts
+    return np.add.reduceat(posteriors, starts, axis=0) / counts[:, None].astype(posteriors.dtype)
+
+
+def confusion(labels, scores):
+    """Confusion counts (K, K), rows the true class, columns the class with the highest score (N, K)."""
+    classes = scores.shape[1]
+    cells = labels * classes + scores.argmax(axis=1)
+    return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
+
+
+def war(matrix):
+    """Weighted average recall: correct / all, of confusion counts (K, K)."""
+    return matrix.trace() / matrix.sum()
+
+
+def uar(matrix):
+    """Unweighted average recall: mean over the classes that occur of correct / all of the class."""
+    rows = matrix.sum(axis=1)
+    return (matrix.diagonal()[rows > 0] / rows[rows > 0]).mean()
