@@ -1,4 +1,4 @@
-"""The results folder: where a run lies, how it is written, and how it is read again.
+"""The results folder: where a run lies, how it is written and read again; and how commands report mistakes.
 
     runs/<database>/<model>/<protocol>/seed<k>/fold<n>/
         config.json        what was run: settings, database, code, machine
@@ -11,6 +11,7 @@
 `train.py` writes it; `evaluate.py` reads it. This file does not import torch.
 """
 
+import argparse
 import csv
 import hashlib
 import io
@@ -59,6 +60,28 @@ def _fail(program, message, code):
     sys.stdout.flush()
     print(f"{program}: {message}", file=sys.stderr)
     sys.exit(code)
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Says what is wrong in one line instead of the whole usage."""
+
+    def __init__(self, doc):
+        summary, _, rest = doc.partition("\n")
+        super().__init__(
+            description=summary, epilog=rest, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+
+    def error(self, message):
+        self.exit(EXIT_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def parse_seeds(text):
+    """`3` or `0-4` as a list of seeds."""
+    found = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", text)
+    first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+    if first > last:
+        raise UsageError(f"--seed {text}: give a number such as 0, or a range such as 0-4")
+    return list(range(first, last + 1))
 
 
 # ------------------------------------------------------------------------------------------- writing

@@ -17,7 +17,6 @@ import hashlib
 import math
 import os
 import platform
-import re
 import sys
 import time
 from dataclasses import asdict, dataclass, field, fields
@@ -81,13 +80,6 @@ class Config:
     runs: str = option("runs", "folder of the results")
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """Says what is wrong in one line instead of the whole usage."""
-
-    def error(self, message):
-        self.exit(results.EXIT_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
-
-
 def number(kind, least):
     def convert(text):
         try:
@@ -104,10 +96,7 @@ def number(kind, least):
 
 def parse_command_line(arguments=None):
     """argparse built from the fields of Config."""
-    summary, _, rest = __doc__.partition("\n")
-    parser = OneLineParser(
-        description=summary, epilog=rest, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = results.OneLineParser(__doc__)
     for one in fields(Config):
         how = dict(one.metadata, default=one.default)
         if one.default is not None and one.default is not False:
@@ -118,15 +107,6 @@ def parse_command_line(arguments=None):
             how["type"] = number(one.type, how.pop("least"))
         parser.add_argument("--" + one.name.replace("_", "-"), **how)
     return Config(**vars(parser.parse_args(arguments)))
-
-
-def parse_seeds(text):
-    """`3` or `0-4` as a list of seeds."""
-    found = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", text)
-    first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
-    if first > last:
-        raise protocols.UsageError(f"--seed {text}: give a number such as 0, or a range such as 0-4")
-    return list(range(first, last + 1))
 
 
 # ----------------------------------------------------------------------------------------------- data
@@ -150,9 +130,8 @@ class Data(NamedTuple):
         return torch.from_numpy(np.concatenate(ranges)).to(self.segments.device)
 
 
-def load_data(database, front_end, device):
-    import torch
-
+def hear(database, front_end):
+    """Features of a database through the front end of that name."""
     show = Progress(f"{database.name}: reading {len(database.ids)} recordings")
     heard = features.load(
         database.root, database.paths, features.FRONT_ENDS[front_end],
@@ -161,6 +140,12 @@ def load_data(database, front_end, device):
     frames = heard.segments.shape[2]
     how = "from the cache" if heard.cached else "from the recordings"
     show.line(f"{len(heard.segments)} segments of {frames} frames {how} in {heard.seconds_spent:.1f} s")
+    return heard
+
+
+def to_device(database, heard, device):
+    import torch
+
     owner = np.repeat(np.arange(len(heard.counts)), heard.counts)
     labels = torch.from_numpy(database.labels[owner]).to(device)
     return Data(database, heard, torch.from_numpy(heard.segments).to(device), labels, torch.from_numpy(owner).to(device))
@@ -283,15 +268,19 @@ class Job(NamedTuple):
 
     folder: Path
     fold: protocols.Fold
-    settings: dict  # all that the scores depend on, besides the recordings
+    settings: dict  # all that the scores depend on
     deviations: list  # settings that are not the paper's
     eval_every: int
 
 
-def make_jobs(config, database, folds):
-    chosen = protocols.select_folds(folds, config.fold)
+def chosen_models(config):
+    return list(RECIPES) if config.model == "all" else [config.model]
+
+
+def make_jobs(config, database, folds, heard):
+    """One job for each model, seed and fold of the command line; `heard` holds the features by front end."""
     jobs = []
-    for model in RECIPES if config.model == "all" else [config.model]:
+    for model in chosen_models(config):
         recipe = RECIPES[model]
         settings = {
             name: getattr(recipe, name) if getattr(config, name) is None else getattr(config, name)
@@ -304,34 +293,33 @@ def make_jobs(config, database, folds):
         ]
         if config.normalization != "fold":
             deviations.append(f"normalization {config.normalization} instead of fold")
-        for seed in parse_seeds(config.seed):
-            for fold in chosen:
+        for seed in results.parse_seeds(config.seed):
+            for fold in folds:
                 folder = results.fold_folder(config.runs, database.name, model, config.protocol, seed, fold.number)
                 told = dict(
                     model=model, protocol=config.protocol, seed=seed, fold=fold.number, fold_name=fold.name, **settings,
                     normalization=config.normalization, front_end=asdict(features.FRONT_ENDS[recipe.front_end]),
+                    utterances=database.digest[:16], recordings=heard[recipe.front_end].digest[:16],
                 )  # fmt: skip
                 jobs.append(Job(folder, fold, told, deviations, config.eval_every))
     return jobs
 
 
-def is_finished(job, database):
+def is_finished(job):
     """True if the fold is done with these settings; RunError if it was begun with other ones."""
     if not (job.folder / "config.json").exists():
         return False
     try:
-        found = results.read_config(job.folder)
-        other = {name: value for name, value in found["settings"].items() if job.settings.get(name) != value}
-        if found["database"]["digest"] != database.digest:
-            other["database"] = "other utterances, labels or speakers"
+        found = results.read_config(job.folder)["settings"]
+        other = [name for name, value in found.items() if job.settings.get(name) != value]
     except (results.RunError, KeyError, AttributeError, TypeError):
         return False  # cut short or damaged: trained again
     if other:
-        name, value = next(iter(other.items()))
-        wish = f", not {job.settings[name]}" if name in job.settings else ""
-        raise results.RunError(
-            f"{job.folder}: holds a run with {name} {value}{wish}; choose another --runs, or remove that folder"
+        name = min(other, key=list(found).index)
+        what = {"utterances": "other utterances, labels or speakers", "recordings": "other recordings"}.get(
+            name, f"{name} {found[name]}, not {job.settings.get(name)}"
         )
+        raise results.RunError(f"{job.folder}: holds a run with {what}; choose another --runs, or remove that folder")
     return results.is_done(job.folder)
 
 
@@ -354,8 +342,6 @@ def describe(job, data, folds_total, device):
             seconds=round(float(data.heard.seconds.sum()), 3),
             segments=len(data.segments),
             partial=database.partial,
-            digest=database.digest,
-            features=data.heard.digest,
         ),
         train_speakers=sorted(set(database.speakers[job.fold.train].tolist())),
         test_speakers=sorted(set(database.speakers[job.fold.test].tolist())),
@@ -470,25 +456,30 @@ def main(arguments=None):
     config = parse_command_line(arguments)
     database = open_for_training(config)
     folds = protocols.make_folds(database, config.protocol)
-    jobs = make_jobs(config, database, folds)
-    pending = [job for job in jobs if not is_finished(job, database)]
+    chosen = protocols.select_folds(folds, config.fold)
+    results.parse_seeds(config.seed)  # a mistake in it is told before anything is read
     counts = ", ".join(f"{label} {count}" for label, count in database.counts().items())
     speakers = len(set(database.speakers.tolist()))
     print(f"{database.name}: {len(database.ids)} utterances, {speakers} speakers: {counts}")
+    front_ends = dict.fromkeys(RECIPES[model].front_end for model in chosen_models(config))
+    heard = {front_end: hear(database, front_end) for front_end in front_ends}
+    jobs = make_jobs(config, database, chosen, heard)
+    pending = [job for job in jobs if not is_finished(job)]
     if len(pending) < len(jobs):
         print(f"{database.name}: {len(jobs) - len(pending)} of {len(jobs)} folds are already done")
     if pending:
         device = choose_device(config.device)
         if device == "cpu":
             keep_freed_memory()
-        loaded = {}  # front end -> data
+        loaded = {}  # front end -> data, one at a time on the device
         for done, job in enumerate(pending, 1):
             front_end = RECIPES[job.settings["model"]].front_end
             if front_end not in loaded:
-                loaded = {front_end: load_data(database, front_end, device)}  # one at a time in memory
+                loaded = {front_end: to_device(database, heard[front_end], device)}
             fold = f"fold {job.fold.number}/{len(folds)} {job.fold.name}"
             model, seed = job.settings["model"], job.settings["seed"]
-            run_job(job, loaded[front_end], len(folds), device, Progress(f"[{done}/{len(pending)}] {model} seed {seed} {fold}"))
+            show = Progress(f"[{done}/{len(pending)}] {model} seed {seed} {fold}")
+            run_job(job, loaded[front_end], len(folds), device, show)
     print(f"tables: python evaluate.py --db {database.name} --table all --runs {config.runs}")
 
 

@@ -1,0 +1,401 @@
+"""The commands end to end on small synthetic corpora, and what training may and may not depend on."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import evaluate
+import features
+import protocols
+import results
+import train
+from benchmarks import synthetic
+
+PROJECT = Path(__file__).resolve().parents[1]
+QUICK = ["--epochs", "1", "--batch-size", "32", "--device", "cpu"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory):
+    """A cache of our own, and one thread: small steps gain nothing from more."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("SER_CACHE", str(tmp_path_factory.mktemp("cache")))
+    torch.set_num_threads(1)
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory):
+    """The default corpus, thinned to a manifest of 4 speakers x 4 emotions x 2 utterances; never changed."""
+    root = tmp_path_factory.mktemp("corpus") / "small"
+    synthetic.write_corpus("manifest", root)
+    lines = (root / "manifest.csv").read_text().splitlines()
+    kept = [line for line in lines[1:] if line.split(",")[0].endswith(("_01.wav", "_02.wav"))]
+    assert len(kept) == 32
+    (root / "manifest.csv").write_text("\n".join([lines[0], *kept]) + "\n")
+    (root / "manifest.csv").rename(root / "small.csv")
+    return root
+
+
+@pytest.fixture
+def copy(corpus, tmp_path):
+    return Path(shutil.copytree(corpus, tmp_path / "copied corpus ä"))
+
+
+def command(main, program, *arguments):
+    """Exit code of a command, run in this process."""
+    try:
+        with results.plain_errors(program):
+            main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        return stop.code or 0
+    return 0
+
+
+def run_train(*arguments):
+    return command(train.main, "train.py", *arguments)
+
+
+def run_evaluate(*arguments):
+    return command(evaluate.main, "evaluate.py", *arguments)
+
+
+def load(database, front_end):
+    return train.to_device(database, train.hear(database, front_end), "cpu")
+
+
+def table(capsys, *arguments):
+    """Rows that evaluate.py prints as JSON."""
+    capsys.readouterr()
+    assert run_evaluate(*arguments, "--format", "json") == 0
+    return json.loads(capsys.readouterr().out)
+
+
+# ------------------------------------------------------------------------------------------ end to end
+
+
+@pytest.mark.parametrize("layout, folds", [("iemocap", 10), ("casia", 4), ("abc", 8), ("emodb", 10), ("ravdess", 24)])
+def test_every_layout_goes_from_recordings_to_a_table(layout, folds, tmp_path, capsys):
+    synthetic.write_corpus(layout, tmp_path / layout)
+    runs = tmp_path / "runs"
+    base = ["--db", layout, "--root", tmp_path / layout, "--model", "atnn", "--fold", "2", "--runs", runs, *QUICK]
+    assert run_train(*base) == results.EXIT_DATA  # counts differ from the published ones
+    assert "--partial" in capsys.readouterr().err
+    assert run_train(*base, "--partial") == 0
+    rows = table(capsys, "--runs", runs, "--db", layout, "--table", "ablation")
+    row = next(row for row in rows if row["model"] == "atnn")
+    assert (row["folds_done"], row["folds_total"], row["partial"]) == (1, folds, True)
+    fold = results.read_fold(results.fold_folder(runs, layout, "atnn", "speaker", 0, 2))
+    assert row["utterances"] == len(fold.ids) > 0
+    assert run_evaluate("--runs", runs, "--db", layout) == 0
+    text = capsys.readouterr().out
+    assert f"incomplete: only 1/{folds} folds" in text and "partial database" in text
+
+
+def test_every_model_and_every_fold_reach_the_tables(corpus, tmp_path, capsys):
+    runs = tmp_path / "runs"
+    db = corpus / "small.csv"
+    assert run_train("--db", db, "--model", "all", "--fold", "1", "--runs", runs, *QUICK) == 0
+    assert run_train("--db", db, "--model", "tft", "--runs", runs, *QUICK) == 0
+    assert "1 of 4 folds are already done" in capsys.readouterr().out
+    rows = table(capsys, "--runs", runs, "--db", "small")
+    assert {row["table"] for row in rows} == {"databases", "comparison", "ablation"}
+    done = {row["model"]: row["folds_done"] for row in rows if row["table"] == "ablation"}
+    assert done == {name: 4 if name == "tft" else 1 for name in train.RECIPES}
+    tft = next(row for row in rows if row.get("model") == "tft")
+    # the same by hand, from the saved scores alone
+    right, recalls = [], {}
+    for number in range(1, 5):
+        with open(results.fold_folder(runs, "small", "tft", "speaker", 0, number) / "predictions.csv") as file:
+            header, *lines = csv.reader(file)
+        for _, _, emotion, *scores in lines:
+            hit = header[3:][max(range(len(scores)), key=lambda i: float(scores[i]))] == emotion
+            right.append(hit)
+            recalls.setdefault(emotion, []).append(hit)
+    assert tft["utterances"] == len(right) == 32
+    assert tft["war"] == pytest.approx(100 * np.mean(right))
+    assert tft["uar"] == pytest.approx(100 * np.mean([np.mean(hits) for hits in recalls.values()]))
+    assert "epochs 1 instead of 1000" in tft["notes"]
+    for style in evaluate.FORMATS:
+        assert run_evaluate("--runs", runs, "--format", style) == 0
+        out = capsys.readouterr().out
+        assert "74.43" in out and out.count("\n") > 30
+    assert run_evaluate("--runs", runs) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
+def test_sessions_are_left_out_on_wish(tmp_path, capsys):
+    synthetic.write_corpus("iemocap", tmp_path / "iemocap")
+    arguments = ["--root", tmp_path / "iemocap", "--partial", "--protocol", "session", "--fold", "3", "--model", "atnn"]
+    assert run_train("--db", "iemocap", *arguments, "--runs", tmp_path, *QUICK) == 0
+    fold = results.read_fold(results.fold_folder(tmp_path, "iemocap", "atnn", "session", 0, 3))
+    assert fold.config["test_speakers"] == ["3F", "3M"]
+    assert not set(fold.config["train_speakers"]) & {"3F", "3M"}
+    rows = table(capsys, "--runs", tmp_path, "--table", "ablation", "--protocol", "session", "--db", "iemocap")
+    assert next(row for row in rows if row["model"] == "atnn")["folds_total"] == 5
+
+
+def test_the_synthetic_corpus_is_made_on_first_use(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SER_DATA", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    assert run_train("--model", "atnn", "--fold", "S2", *QUICK) == 0
+    assert run_evaluate("--table", "databases", "--db", "synthetic") == 0
+    assert "utterances" in capsys.readouterr().out
+    assert (tmp_path / "runs/synthetic/atnn/speaker/seed0/fold2/done.json").exists()
+
+
+def test_several_seeds_give_mean_and_deviation(corpus, tmp_path, capsys):
+    db = corpus / "small.csv"
+    assert run_train("--db", db, "--model", "atnn", "--seed", "0-1", "--runs", tmp_path, *QUICK) == 0
+    both = next(row for row in table(capsys, "--runs", tmp_path, "--db", db, "--table", "ablation") if row["model"] == "atnn")
+    each = [
+        next(row for row in table(capsys, "--runs", tmp_path, "--db", db, "--table", "ablation", "--seed", seed) if row["war"])
+        for seed in (0, 1)
+    ]
+    assert both["seeds"] == [0, 1] and both["folds_done"] == 4
+    assert both["war"] == pytest.approx(np.mean([row["war"] for row in each]))
+    assert both["uar_std"] == pytest.approx(np.std([row["uar"] for row in each], ddof=1))
+    assert each[0]["war_std"] is None
+
+
+# ------------------------------------------------------------------- what training may depend on
+
+
+def test_repeating_a_command_gives_the_same_bits(corpus, tmp_path):
+    told = []
+    for runs in (tmp_path / "a", tmp_path / "b"):
+        assert run_train("--db", corpus / "small.csv", "--fold", "S3", "--runs", runs, *QUICK) == 0
+        told.append((results.fold_folder(runs, "small", "tft", "speaker", 0, 3) / "predictions.csv").read_bytes())
+    assert told[0] == told[1]
+
+
+def test_nothing_in_training_changes_when_the_test_speaker_sounds_otherwise(copy, tmp_path):
+    def weights(runs):
+        assert run_train("--db", copy / "small.csv", "--fold", "S1", "--model", "tft", "--runs", runs, *QUICK) == 0
+        folder = results.fold_folder(runs, "small", "tft", "speaker", 0, 1)
+        return torch.load(folder / "checkpoint.pt", weights_only=True), results.read_fold(folder).scores
+
+    before, scores_before = weights(tmp_path / "before")
+    generator = np.random.default_rng(0)
+    for path in (copy / "wav" / "S1").glob("*.wav"):
+        wave, rate = soundfile.read(path)
+        soundfile.write(path, generator.uniform(-0.9, 0.9, len(wave)), rate)
+    after, scores_after = weights(tmp_path / "after")
+    assert not np.array_equal(scores_before, scores_after)
+    for a, b in zip(before["standardization"], after["standardization"]):
+        assert torch.equal(a, b)
+    for name, value in before["model"].items():
+        assert torch.equal(value, after["model"][name]), name
+
+
+def test_a_checkpoint_gives_the_saved_scores_again(corpus, tmp_path):
+    db = corpus / "small.csv"
+    for model in ("tft", "atfnn"):
+        assert run_train("--db", db, "--fold", "4", "--model", model, "--runs", tmp_path, *QUICK) == 0
+        folder = results.fold_folder(tmp_path, "small", model, "speaker", 0, 4)
+        saved = torch.load(folder / "checkpoint.pt", weights_only=True)
+        front_end = features.FrontEnd(**saved["settings"]["front_end"])
+        network = train.make_model(model, len(saved["classes"]), 1, front_end, "cpu")
+        network.load_state_dict(saved["model"])
+        database = protocols.open_database(str(db))
+        data = load(database, train.RECIPES[model].front_end)
+        test = protocols.make_folds(database)[3].test
+        again = train.score(network, data, saved["standardization"], test)
+        assert np.array_equal(again, results.read_fold(folder).scores)
+
+
+def test_the_order_of_segments_depends_on_seed_and_epoch_alone():
+    order = train.epoch_order(100, seed=1, epoch=2)
+    assert sorted(order.tolist()) == list(range(100))
+    torch.manual_seed(99)
+    assert torch.equal(order, train.epoch_order(100, seed=1, epoch=2))
+    others = [train.epoch_order(100, seed, epoch) for seed, epoch in ((1, 3), (2, 2), (0, 2))]
+    assert not any(torch.equal(order, other) for other in others)
+
+
+@pytest.mark.parametrize("kind", train.NORMALIZATIONS)
+def test_standardization_matches_numpy(kind, corpus):
+    database = protocols.open_database(str(corpus / "small.csv"))
+    data = load(database, "tft")
+    fold = protocols.make_folds(database)[0]
+    index = torch.arange(len(data.segments))
+    got = train.gather(data, train.standardization(data, kind, data.segments_of(fold.train)), index)[:, 0].numpy()
+    raw, owner = data.segments.numpy().astype(np.float64), data.owner.numpy()
+    for segment in range(0, len(raw), 7):
+        chosen = {
+            "fold": np.isin(owner, fold.train),
+            "none": None,
+            "segment": np.arange(len(raw)) == segment,
+            "utterance": owner == owner[segment],
+        }[kind]
+        expected = raw[segment]
+        if chosen is not None:
+            heard = raw[chosen].transpose(1, 0, 2).reshape(80, -1)
+            expected = (expected - heard.mean(1)[:, None]) / np.sqrt(heard.var(1) + 1e-8)[:, None]
+        assert np.allclose(got[segment], expected, atol=2e-3)  # float32 of values around -14 to 10
+
+
+def test_every_training_segment_is_seen_once_an_epoch_and_no_other(corpus, monkeypatch, tmp_path):
+    seen = []
+    gather = train.gather
+    monkeypatch.setattr(train, "gather", lambda data, standard, index: seen.append(index) or gather(data, standard, index))
+    monkeypatch.setattr(train, "score", lambda model, data, standard, test: np.zeros((len(test), 4), np.float32))
+    assert run_train("--db", corpus / "small.csv", "--fold", "2", "--model", "atnn", "--runs", tmp_path, *QUICK) == 0
+    database = protocols.open_database(str(corpus / "small.csv"))
+    data = load(database, "atfnn")
+    train_segments = data.segments_of(protocols.make_folds(database)[1].train)
+    assert torch.cat(seen).sort().values.equal(train_segments.sort().values)
+
+
+# -------------------------------------------------------------------------------------- mistakes
+
+
+def test_help_does_not_wait_for_torch():
+    told = "import sys, train, evaluate; assert 'torch' not in sys.modules and 'scipy.signal' not in sys.modules"
+    subprocess.run([sys.executable, "-c", told], cwd=PROJECT, check=True)
+
+
+@pytest.mark.parametrize(
+    "arguments, names",
+    [
+        (["--fold", "5"], "--fold 5"),
+        (["--fold", "nobody"], "nobody"),
+        (["--epochs", "0"], "--epochs"),
+        (["--lr", "0"], "--lr"),
+        (["--lr", "nan"], "--lr"),
+        (["--batch-size", "-3"], "--batch-size"),
+        (["--seed", "4-1"], "--seed 4-1"),
+        (["--seed", "x"], "--seed x"),
+        (["--model", "resnet"], "resnet"),
+        (["--nonsense"], "--nonsense"),
+        (["--epoch", "3"], "--epoch"),
+        (["--protocol", "session"], "session"),
+        (["--root", "nowhere"], "nowhere"),
+        (["--db", "nowhere/nothing.csv"], "nowhere"),
+        (["--db", "imaginary"], "imaginary"),
+    ],
+)
+def test_a_wrong_command_ends_with_one_line_and_code_2(arguments, names, corpus, tmp_path, capsys):
+    given = ["--db", corpus / "small.csv", "--runs", tmp_path / "runs", *QUICK, *arguments]
+    assert run_train(*given) == results.EXIT_USAGE
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and names in error and "Traceback" not in error
+    assert not (tmp_path / "runs").exists()
+
+
+def spoil(kind, path):
+    """Damage a WAV file in one of the ways that happen."""
+    wave, rate = soundfile.read(path, dtype="float32")
+    if kind == "missing":
+        path.unlink()
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "text":
+        path.write_text("not a recording")
+    elif kind == "cut short":
+        path.write_bytes(path.read_bytes()[: 44 + len(wave)])
+    elif kind == "no samples":
+        soundfile.write(path, wave[:0], rate)
+    elif kind == "silent":
+        soundfile.write(path, 0 * wave, rate)
+    elif kind == "NaN":
+        wave[7] = np.nan
+        soundfile.write(path, wave, rate, subtype="FLOAT")
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "text", "cut short", "no samples", "silent", "NaN"])
+def test_a_bad_recording_ends_with_one_line_that_names_it_and_code_3(kind, copy, tmp_path, capsys):
+    bad = copy / "wav" / "S2" / "happy_01.wav"
+    spoil(kind, bad)
+    assert run_train("--db", copy / "small.csv", "--runs", tmp_path / "runs", *QUICK) == results.EXIT_DATA
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and str(bad) in error and "Traceback" not in error
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_recording_shorter_than_a_segment_is_scored(copy, tmp_path):
+    short = copy / "wav" / "S2" / "happy_01.wav"
+    wave, rate = soundfile.read(short)
+    soundfile.write(short, wave[2000:2100], rate)  # under one frame
+    assert run_train("--db", copy / "small.csv", "--fold", "S2", "--model", "atnn", "--runs", tmp_path, *QUICK) == 0
+    fold = results.read_fold(results.fold_folder(tmp_path, "small", "atnn", "speaker", 0, 2))
+    assert "wav/S2/happy_01.wav" in fold.ids and len(fold.ids) == 8
+
+
+def test_a_run_with_other_settings_or_other_recordings_is_not_overwritten(copy, tmp_path, capsys):
+    base = ["--db", copy / "small.csv", "--model", "atnn", "--fold", "1", "--runs", tmp_path / "runs", "--device", "cpu"]
+    assert run_train(*base, "--epochs", "1") == 0
+    folder = results.fold_folder(tmp_path / "runs", "small", "atnn", "speaker", 0, 1)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert run_train(*base, "--epochs", "2") == results.EXIT_USAGE
+    assert "epochs 1, not 2" in capsys.readouterr().err
+    manifest = copy / "small.csv"
+    text = manifest.read_text()
+    manifest.write_text(text.replace("happy_01.wav,happy", "happy_01.wav,angry", 1))
+    assert run_train(*base, "--epochs", "1") == results.EXIT_USAGE
+    assert "utterances, labels or speakers" in capsys.readouterr().err
+    manifest.write_text(text)
+    soundfile.write(copy / "wav/S3/sad_01.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 20000), 16000)
+    assert run_train(*base, "--epochs", "1", "--fold", "all") == results.EXIT_USAGE
+    assert "other recordings" in capsys.readouterr().err
+    assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["predictions.csv", "config.json", "done.json", "checkpoint.pt"])
+def test_a_fold_that_was_damaged_is_not_counted_and_is_trained_again(name, corpus, tmp_path, capsys):
+    base = ["--db", corpus / "small.csv", "--model", "atnn", "--fold", "1", "--runs", tmp_path, *QUICK]
+    assert run_train(*base) == 0
+    folder = results.fold_folder(tmp_path, "small", "atnn", "speaker", 0, 1)
+    whole = (folder / "predictions.csv").read_bytes()
+    path = folder / name
+    path.write_bytes(path.read_bytes()[:-30])
+    capsys.readouterr()
+    assert run_evaluate("--runs", tmp_path, "--table", "ablation", "--format", "json") == 0
+    told = capsys.readouterr()
+    assert all(row["war"] is None for row in json.loads(told.out)) and str(folder) in told.err
+    assert run_train(*base) == 0
+    assert (folder / "predictions.csv").read_bytes() == whole and results.is_done(folder)
+
+
+def test_results_of_different_experiments_do_not_mix_in_a_row(corpus, tmp_path, capsys):
+    base = ["--db", corpus / "small.csv", "--model", "atnn", "--runs", tmp_path, "--device", "cpu"]
+    assert run_train(*base, "--fold", "1", "--epochs", "1") == 0
+    assert run_train(*base, "--fold", "2", "--epochs", "2") == 0
+    capsys.readouterr()
+    assert run_evaluate("--runs", tmp_path) == results.EXIT_USAGE
+    assert "epochs" in capsys.readouterr().err
+
+
+def test_evaluate_without_runs_shows_what_was_published(tmp_path, capsys):
+    rows = table(capsys, "--runs", tmp_path / "none")
+    figures = [row for row in rows if row["table"] != "databases"]
+    assert len(figures) == len(evaluate.read_published()) and all(row["war"] is None for row in figures)
+    assert run_evaluate("--runs", tmp_path / "none", "--db", "synthetic") == results.EXIT_USAGE
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_published_figures_agree_wherever_two_tables_show_the_same():
+    seen = {}
+    for row in evaluate.read_published():
+        if row["model"]:
+            key = (row["database"], row["model"])
+            assert seen.setdefault(key, (row["war"], row["uar"])) == (row["war"], row["uar"])
+        if row["database"] == "casia":  # 200 utterances of each class: WAR is UAR
+            assert row["war"] == row["uar"]
+    assert len(seen) == 4 * 2 + 4 * 3
+    assert set(train.RECIPES) == {model for _, model in seen}
+
+
+def test_every_model_of_the_command_line_can_be_built():
+    import models
+
+    assert set(train.RECIPES) == set(models.MODELS)
