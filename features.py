@@ -17,8 +17,10 @@ Everything stays float32: NumPy promotes to float64 silently, so constants are c
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
+import struct
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -32,6 +34,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 BLOCK_SEGMENTS = 16  # segments per pass: frames and spectra of a block stay in the processor's cache
 POOL_BYTES = 32_000_000  # below this much audio, starting processes costs more than they save
+STREAMED = 0x7FFF_F000  # bytes; a data chunk of such a size was written before its length was known
 CHUNK_FILES = 16  # recordings per unit of work of the process pool
 
 
@@ -87,15 +90,13 @@ def read_audio(path, rate=16_000):
         with soundfile.SoundFile(path) as file:
             wave = file.read(dtype="float32", always_2d=True)
             source_rate = file.samplerate
-            # libsndfile reads a WAV that was cut short without complaint, but notes it in its log
-            short = len(wave) < file.frames or any(
-                line.strip().startswith("data") and "should be" in line
-                for line in file.extra_info.splitlines()
-            )
-    except (OSError, RuntimeError, TypeError) as error:
+            short = len(wave) < file.frames or _wav_cut_short(path)
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
         if not os.path.exists(path):
             raise AudioError(f"{path}: no such recording; restore it or take it off the list") from None
-        reason = "the file is empty" if not os.path.getsize(path) else str(error).split(": ", 1)[-1].rstrip(".")
+        reason = str(getattr(error, "error_string", error)).splitlines()[0].rstrip(".")
+        if not os.path.getsize(path):
+            reason = "the file is empty"
         raise AudioError(f"{path}: cannot be read as audio ({reason}); replace the file") from None
     if len(wave) == 0:
         raise AudioError(f"{path}: holds no samples; replace the file")
@@ -112,6 +113,20 @@ def read_audio(path, rate=16_000):
         common = gcd(source_rate, rate)
         mono = resample_poly(mono, rate // common, source_rate // common).astype(np.float32, copy=False)
     return mono
+
+
+def _wav_cut_short(path):
+    """True for a WAV file that ends before its data chunk does: libsndfile reads it without complaint."""
+    with open(path, "rb") as file:
+        head = file.read(12)
+        if head[:4] != b"RIFF" or head[8:] != b"WAVE":
+            return False
+        while len(chunk := file.read(8)) == 8:
+            name, size = struct.unpack("<4sI", chunk)
+            if name == b"data":
+                return size < STREAMED and size > os.path.getsize(path) - file.tell()
+            file.seek(size + size % 2, os.SEEK_CUR)
+    return True
 
 
 def count_segments(samples, front_end):
@@ -274,9 +289,15 @@ def _read_entry(entry):
         index = json.loads((entry / "index.json").read_text())
         with open(entry / "segments.f32", "rb") as file:
             sound = hashlib.file_digest(file, "sha256").hexdigest() == index["sha256"]
-        return index if sound and index["complete"] else None
+        return index if sound and index["seal"] == _seal(index) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _seal(index):
+    """SHA-256 over all of an index but the seal itself."""
+    told = {name: value for name, value in index.items() if name != "seal"}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def _make_entry(entry, root, paths, front_end, workers, report):
@@ -295,18 +316,27 @@ def _make_entry(entry, root, paths, front_end, workers, report):
                 if report:
                     report(len(counts), len(paths))
         shape = [sum(counts), front_end.bands, front_end.frames]
-        index = dict(shape=shape, counts=counts, seconds=seconds, sha256=digest.hexdigest(), complete=True)
-        (making / "index.json").write_text(json.dumps(index))
-        if entry.exists() and _read_entry(entry) is None:  # damaged: out of the way in one step
-            entry.rename(making / "damaged")
-        try:
-            making.rename(entry)
-        except OSError:
-            if _read_entry(entry) is None:  # not that another process was first with the same content
-                raise
+        index = dict(shape=shape, counts=counts, seconds=seconds, sha256=digest.hexdigest())
+        (making / "index.json").write_text(json.dumps(dict(index, seal=_seal(index))))
+        _install(making, entry)
     finally:
         shutil.rmtree(making, ignore_errors=True)
-    shutil.rmtree(entry / "damaged", ignore_errors=True)
+
+
+def _install(making, entry):
+    """Rename a whole entry into its place, unless another process was first with the same content."""
+    if entry.exists() and _read_entry(entry) is None:  # damaged: out of the way in one step
+        damaged = making.with_name(making.name.removesuffix(".tmp") + ".damaged.tmp")
+        entry.rename(damaged)
+        if damaged.is_dir():
+            shutil.rmtree(damaged, ignore_errors=True)
+        else:
+            damaged.unlink()
+    try:
+        making.rename(entry)
+    except OSError:
+        if _read_entry(entry) is None:
+            raise
 
 
 def _extract_all(root, paths, front_end, workers):
@@ -340,10 +370,12 @@ def _extract_chunk(files, front_end):
 
 def _remove_leftovers(cache):
     """Remove what processes of this machine left half made when they were killed."""
-    for folder in cache.glob(f".*.{socket.gethostname()}.*.tmp"):
-        try:
-            os.kill(int(folder.name.split(".")[-2]), 0)
-        except ProcessLookupError:
-            shutil.rmtree(folder, ignore_errors=True)
-        except (ValueError, PermissionError):
-            pass
+    ours = re.compile(re.escape(f".{socket.gethostname()}.") + r"(\d+)(\.damaged)?\.tmp$")
+    for folder in cache.glob(".*.tmp"):
+        if found := ours.search(folder.name):
+            try:
+                os.kill(int(found[1]), 0)
+            except ProcessLookupError:
+                shutil.rmtree(folder, ignore_errors=True)
+            except PermissionError:
+                pass  # alive, somebody else's

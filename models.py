@@ -13,6 +13,7 @@ numbers refer to "Time-Frequency Transformer" (TFT) and "Attentive Time-Frequenc
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 POOL_EPSILON = 1e-5  # inside the root of TFT's pooled standard deviation, whose gradient at 0 is infinite
 
@@ -165,6 +166,7 @@ class ScalarAttention(torch.autograd.Function):
         return mean
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad):
         x, slope, offset, mean, log_sum, variance = ctx.saved_tensors
         grad_s = grad * variance  # d m_i / d s_i is the variance of x under the weights

@@ -14,6 +14,7 @@ import csv
 import hashlib
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -104,8 +105,10 @@ def read_iemocap(root):
             if label not in IEMOCAP_LABELS:
                 continue
             dialogue, _, turn = name.rpartition("_")
-            if dialogue != labels.stem or turn[:1] not in ("F", "M"):
-                raise DatabaseError(f"{labels}, line {number}: {name} is no utterance of this dialogue; restore the file")
+            if dialogue != labels.stem or dialogue[3:5] != f"0{session}" or turn[:1] not in ("F", "M"):
+                raise DatabaseError(
+                    f"{labels}, line {number}: {name} is no utterance of this dialogue and session; restore the file"
+                )
             path = f"Session{session}/sentences/wav/{dialogue}/{name}.wav"
             yield Utterance(name, path, IEMOCAP_LABELS[label], session + turn[0], session)
 
@@ -152,14 +155,20 @@ def read_ravdess(root):
 def read_manifest(root, manifest):
     """CSV with the columns path, emotion, speaker and optionally session; paths relative to `root`."""
     home = os.path.realpath(root)
-    rows = csv.DictReader(_read_text(manifest).splitlines())
-    missing = {"path", "emotion", "speaker"} - set(rows.fieldnames or ())
+    rows = csv.DictReader(_read_text(manifest).splitlines(), strict=True)
+    try:
+        missing = {"path", "emotion", "speaker"} - set(rows.fieldnames or ())
+        table = [(rows.line_num, row) for row in rows]
+    except csv.Error as error:
+        raise DatabaseError(f"{manifest}, line {rows.line_num}: {error}; close the quotes around each value") from None
     if missing:
         raise DatabaseError(
             f"{manifest}: has no column {', '.join(sorted(missing))}; the first line must be path,emotion,speaker"
         )
-    for row in rows:
-        where = f"{manifest}, line {rows.line_num}"
+    for line, row in table:
+        where = f"{manifest}, line {line}"
+        if None in row:
+            raise DatabaseError(f"{where}: has more values than columns; put quotes around a value with a comma")
         path, emotion, speaker, session = (
             (row.get(column) or "").strip() for column in ("path", "emotion", "speaker", "session")
         )
@@ -304,12 +313,14 @@ def _check_names(utterances, name):
         value, times = Counter(values).most_common(1)[0]
         if times > 1:
             raise DatabaseError(f"{name}: {what} {value} is listed {times} times; keep one of them")
-    for what in ("speaker", "emotion"):
+    for what in ("speaker", "emotion", "session"):
         spellings = {}
         for value in {getattr(utterance, what) for utterance in utterances}:
-            other = spellings.setdefault(value.casefold(), value)
+            other = spellings.setdefault(unicodedata.normalize("NFKC", value).casefold(), value)
             if other != value:
-                raise DatabaseError(f"{name}: {what} {value} and {other} differ only in case; spell them alike")
+                raise DatabaseError(
+                    f"{name}: {what} {value} and {other} differ only in case or accent code; spell them alike"
+                )
 
 
 def _check_counts(name, corpus, utterances, found, partial):
@@ -361,7 +372,7 @@ def make_folds(database, protocol="speaker"):
     groups = database.speakers if protocol == "speaker" else database.sessions
     if protocol == "session" and not groups.astype(bool).all():
         raise UsageError(f"{database.name} names no sessions; use --protocol speaker, or fill the session column")
-    names = sorted(set(groups.tolist()), key=_natural)
+    names = sorted(set(groups.tolist()), key=lambda name: (_natural(name), name))  # 01 and 1 tie in _natural
     if len(names) < 2:
         raise UsageError(f"{database.name} has one {protocol} only; leaving it out leaves nothing to train on")
     folds = []
@@ -390,7 +401,7 @@ def select_folds(folds, wish):
 
 def _natural(name):
     """Sort key: speaker 2 before speaker 10."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 # ------------------------------------------------------------------------------------------- metrics
@@ -398,6 +409,8 @@ def _natural(name):
 
 def utterance_scores(posteriors, counts):
     """Mean posterior of each utterance: segments (S, K) and segments per utterance (N,) -> (N, K)."""
+    if counts.min() < 1 or counts.sum() != len(posteriors):
+        raise ValueError(f"{len(posteriors)} segments do not share out among {len(counts)} utterances of {counts.sum()}")
     starts = np.cumsum(counts) - counts
     return np.add.reduceat(posteriors, starts, axis=0) / counts[:, None].astype(posteriors.dtype)
 
