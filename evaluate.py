@@ -3,6 +3,9 @@
     python evaluate.py                                  # every table, every database
     python evaluate.py --table ablation
     python evaluate.py --table comparison --db casia --format markdown
+    python evaluate.py --track all                      # last epoch, validation and oracle side by side
+    python evaluate.py --table significance --models tft atfnn --db casia
+    python evaluate.py --audit                          # prove the results from the saved files alone
 
 Reads only the predictions that train.py saved below `--runs`, and never trains. WAR and UAR are in per
 cent and pooled over all folds; the means over folds stand beside them. With several seeds a figure is their
@@ -14,16 +17,22 @@ import csv
 import io
 import json
 import sys
+import textwrap
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
+import audit
 import protocols
 import results
+import significance
 
 PUBLISHED = Path(__file__).with_name("benchmarks") / "published.csv"
 TABLES = ("databases", "comparison", "ablation")
+SIGNIFICANCE = "significance"
+WIDTH = 80  # columns of a table on a terminal
 FORMATS = ("text", "markdown", "latex", "csv", "json")
 TEMPLATE = "casia"  # the database that every table of both papers holds: its rows serve unpublished databases
 
@@ -38,6 +47,10 @@ class Summary:
     uar: float
     war_std: float  # over seeds; None with one seed
     uar_std: float
+    war_speakers: tuple  # 95 % interval, bootstrap over speakers
+    uar_speakers: tuple
+    war_utterances: tuple  # 95 % interval, bootstrap over utterances
+    uar_utterances: tuple
     fold_war: float  # mean over folds instead of pooled
     fold_uar: float
     folds_done: int
@@ -50,18 +63,36 @@ class Summary:
     notes: list
 
 
-def collect(runs, protocol, seeds):
-    """Every finished fold below `runs`: {(database, model): {seed: [FoldResult]}}, and notes on damaged ones."""
+def collect(runs, protocol, seeds, track, only=None):
+    """Every finished fold below `runs`: {(database, model): {seed: [FoldResult]}}, and notes on damaged ones.
+
+    `only`: one database; a fault in another then does no harm.
+    """
     found, notes = {}, []
-    for database, model, its_protocol, seed, _, folder in results.find_folds(runs):
-        if its_protocol != protocol or (seeds and seed not in seeds):
+    for *place, folder in results.find_folds(runs, track):
+        database, model, its_protocol, seed, number = place
+        if its_protocol != protocol or (seeds and seed not in seeds) or (only and database != only):
             continue
         folds = found.setdefault((database, model), {}).setdefault(seed, [])
         if results.is_done(folder):
-            folds.append(results.read_fold(folder))
+            fold = results.read_fold(folder)
+            settings = fold.config["settings"]
+            told = [
+                fold.config["database"]["name"],
+                *(settings[name] for name in ("model", "protocol", "seed", "fold")),
+            ]
+            if told != place:
+                raise results.RunError(f"{folder}: holds {' '.join(map(str, told))}; rename it back")
+            folds.append(best_on_test(fold) if track == "oracle" else fold)
         elif (folder / results.MARKER).exists():
             notes.append(f"{folder}: damaged since it was finished, not counted; repeat the training command")
     return found, notes
+
+
+def best_on_test(fold):
+    """The fold with its scores of the epoch that is best on the test speaker: a diagnostic, not a result."""
+    kept = results.read_epochs(fold.folder)
+    return fold._replace(scores=kept["scores"][results.best_epoch(fold.labels, kept["scores"])])
 
 
 def check_alike(folds):
@@ -71,20 +102,24 @@ def check_alike(folds):
     for fold in folds:
         settings, first = fold.config["settings"], folds[0].config["settings"]
         for name, value in settings.items():
-            if name not in ("seed", "fold", "fold_name") and value != first.get(name):
-                raise results.RunError(f"{fold.folder}: differs from {folds[0].folder} in {name}; keep them in separate --runs")
+            if name not in results.FOLD_SETTINGS and value != first.get(name):
+                raise results.RunError(
+                    f"{fold.folder}: differs from {folds[0].folder} in {name}; keep them in separate --runs"
+                )
         for utterance in fold.ids:
             key = (settings["seed"], utterance)
             if key in tested:
-                raise results.RunError(f"{fold.folder}: tests {utterance}, which {tested[key]} tests too; remove one of them")
+                raise results.RunError(
+                    f"{fold.folder}: tests {utterance}, which {tested[key]} tests too; remove one of them"
+                )
             tested[key] = fold.folder
 
 
 def summarize(by_seed):
     """Summary of {seed: [FoldResult]}, or None where no fold is done.
 
-    Seeds with all their folds count; where no seed has all, the one with the most stands for the row, which
-    then shows its folds as done/total.
+    Seeds with all their folds count; where no seed has all, those with the most and same folds stand for the
+    row, which then shows its folds as done/total.
     """
     by_seed = {seed: folds for seed, folds in by_seed.items() if folds}
     if not by_seed:
@@ -92,27 +127,43 @@ def summarize(by_seed):
     check_alike([fold for folds in by_seed.values() for fold in folds])
     config = next(iter(by_seed.values()))[0].config
     total = config["folds_total"]
-    complete = [seed for seed, folds in by_seed.items() if len(folds) == total]
-    used = complete or [max(by_seed, key=lambda seed: len(by_seed[seed]))]
+    alike = {}  # folds done -> seeds
+    for seed, folds in by_seed.items():
+        alike.setdefault(frozenset(fold.config["settings"]["fold"] for fold in folds), []).append(seed)
+    used = alike[max(alike, key=lambda done: (len(done), len(alike[done]), sorted(done)))]
     notes = list(config["deviations"])
-    notes += [
-        f"seed {seed} left out, {len(folds)}/{total} folds done" for seed, folds in by_seed.items() if seed not in used
-    ]
+    if len(used) < len(by_seed):
+        notes.append(
+            f"seeds {ranges(seed for seed in by_seed if seed not in used)} left out, with fewer or other folds"
+        )
+    if len({json.dumps(fold.config["code"]) for seed in used for fold in by_seed[seed]}) > 1:
+        notes.append("folds of different versions of the code")
     if config["database"]["partial"]:
         notes.append("partial database")
     per_fold = [[protocols.confusion(fold.labels, fold.scores) for fold in by_seed[seed]] for seed in used]
     pooled = [sum(matrices) for matrices in per_fold]
 
+    def fold_mean(metric):
+        return over_seeds([np.mean([metric(matrix) for matrix in matrices]) for matrices in per_fold])[0]
+
     def over_seeds(values):
         spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
         return 100 * float(np.mean(values)), None if spread is None else 100 * spread
 
+    hits, labels, speakers = paired_hits(by_seed, used)
+    classes = len(config["database"]["classes"])
+    by_speakers = significance.speaker_interval(labels, hits.mean(0), speakers, classes)
+    by_utterances = significance.utterance_interval(labels, hits.mean(0), classes)
+
+    def in_percent(interval):
+        return [100 * end for end in interval]
+
     war, war_std = over_seeds([protocols.war(matrix) for matrix in pooled])
     uar, uar_std = over_seeds([protocols.uar(matrix) for matrix in pooled])
     return Summary(
-        war, uar, war_std, uar_std,
-        fold_war=over_seeds([np.mean([protocols.war(matrix) for matrix in matrices]) for matrices in per_fold])[0],
-        fold_uar=over_seeds([np.mean([protocols.uar(matrix) for matrix in matrices]) for matrices in per_fold])[0],
+        war, uar, war_std, uar_std, *map(in_percent, (*by_speakers, *by_utterances)),
+        fold_war=fold_mean(protocols.war),
+        fold_uar=fold_mean(protocols.uar),
         folds_done=len(by_seed[used[0]]),
         folds_total=total,
         seeds=used,
@@ -122,6 +173,19 @@ def summarize(by_seed):
         partial=config["database"]["partial"],
         notes=notes,
     )  # fmt: skip
+
+
+def paired_hits(by_seed, seeds):
+    """Hits (seeds, N), labels (N,) and speaker numbers (N,), utterances in sorted order."""
+    rows = []
+    for seed in seeds:
+        ids = np.concatenate([fold.ids for fold in by_seed[seed]])
+        labels, speakers, scores = (
+            np.concatenate([getattr(fold, name) for fold in by_seed[seed]]) for name in ("labels", "speakers", "scores")
+        )
+        order = np.argsort(ids)
+        rows.append((scores.argmax(1) == labels)[order])
+    return np.array(rows), labels[order], np.unique(speakers[order], return_inverse=True)[1]
 
 
 # ------------------------------------------------------------------------------------- rows of a table
@@ -136,7 +200,7 @@ def read_published():
     return rows
 
 
-def figure_rows(kind, databases, protocol, summaries):
+def figure_rows(kind, databases, protocol, summaries, track):
     """Rows of the comparison or the ablation: all published ones, ours beside them.
 
     A database that a paper's table leaves out has the methods that this suite trains, as far as they are run.
@@ -152,11 +216,11 @@ def figure_rows(kind, databases, protocol, summaries):
                     for row in published
                     if row["source"] == source and row["database"] == TEMPLATE and (database, row["model"]) in summaries
                 ]
-            rows += [figure_row(row, protocol, summaries.get((database, row["model"]))) for row in chosen]
+            rows += [figure_row(row, protocol, track, summaries.get((database, row["model"]))) for row in chosen]
     return rows
 
 
-def figure_row(published, protocol, ours):
+def figure_row(published, protocol, track, ours):
     empty = dict.fromkeys(Summary.__dataclass_fields__)
     return dict(
         table=published["kind"],
@@ -169,8 +233,23 @@ def figure_row(published, protocol, ours):
         published_uar=published["uar"],
         published_note=published["note"] or None,
         protocol=protocol if ours else None,
+        track=track if ours else None,
         **(vars(ours) if ours else empty),
     )
+
+
+DATABASE_SOURCE = "TFT Table 1, ATFNN Table I"
+FIGURE_KEYS = (
+    "method",
+    "published_war",
+    "published_uar",
+    "war",
+    "uar",
+    "folds_done",
+    "folds_total",
+    "seeds",
+    "utterances",
+)
 
 
 def database_rows(databases, found):
@@ -178,21 +257,72 @@ def database_rows(databases, found):
     rows = []
     for name in databases:
         corpus = protocols.DATABASES.get(name)
-        configs = [folds[0].config for (database, _), seeds in found.items() if database == name for folds in seeds.values() if folds]
+        configs = [
+            folds[0].config
+            for (database, _), seeds in found.items()
+            if database == name
+            for folds in seeds.values()
+            if folds
+        ]
         seen = configs[0]["database"] if configs else None
+        if not (corpus or seen):
+            continue
         classes = list(corpus.classes) if corpus else list(seen["classes"])
-        published = corpus.classes if corpus else {}
+        in_papers = any(row["database"] == name for row in read_published())
+        published = corpus.classes if corpus and name != "synthetic" else {}
         lines = [("utterances", sum(published.values()) or None, seen and seen["utterances"])]
-        lines.append(("speakers", corpus and corpus.speakers, seen and len(seen["speakers"])))
+        lines.append(("speakers", corpus.speakers if published else None, seen and len(seen["speakers"])))
         lines += [(label, published.get(label), seen and seen["counts"].get(label, 0)) for label in classes]
         lines.append(("minutes", None, seen and round(seen["seconds"] / 60, 1)))
         language = corpus.language if corpus else None
         rows += [
-            dict(table="databases", source="TFT Table 1, ATFNN Table I", database=name, language=language,
-                 method=what, published=count, found=number)
+            dict(
+                dict.fromkeys(FIGURE_KEYS), table="databases", source=DATABASE_SOURCE if in_papers else None,
+                database=name, language=language, count=what, published=count, found=number,
+                partial=seen and seen["partial"],
+            )
             for what, count, number in lines
         ]  # fmt: skip
     return rows
+
+
+def significance_rows(models, databases, found, protocol, track):
+    """Each pair of `models` on each database where both have all folds of a seed in common."""
+    rows = []
+    for database in databases:
+        for first, second in combinations(models, 2):
+            runs = [found.get((database, model), {}) for model in (first, second)]
+            seeds = sorted(
+                set.intersection(*({seed for seed, folds in run.items() if is_complete(folds)} for run in runs))
+            )
+            if not seeds:
+                continue
+            for run in runs:
+                check_alike([fold for seed in seeds for fold in run[seed]])
+            seen = [run[seeds[0]][0].config["settings"]["utterances"] for run in runs]
+            if seen[0] != seen[1]:
+                raise results.RunError(
+                    f"{database}: {first} and {second} were run on other utterances; keep them in separate --runs"
+                )
+            (ours, _, speakers), (theirs, _, _) = (paired_hits(run, seeds) for run in runs)
+            told = significance.compare(ours, theirs, speakers)
+            winner = {"first": first, "second": second}.get(told.verdict)
+            rows.append(dict(
+                table=SIGNIFICANCE, database=database, protocol=protocol, track=track, first=first, second=second,
+                war_first=100 * float(ours.mean()), war_second=100 * float(theirs.mean()),
+                difference=100 * told.war_difference, difference_speakers=[100 * end for end in told.interval],
+                speakers=int(speakers.max()) + 1, speaker_p=told.speaker_p, mcnemar_p=told.mcnemar_p,
+                seeds=seeds, seeds_agree=told.seeds_agree, verdict=f"{winner} is better" if winner else told.verdict,
+            ))  # fmt: skip
+    if not rows:
+        raise protocols.UsageError(
+            f"--models {' '.join(models)}: no two of them have all folds of a seed on one database"
+        )
+    return rows
+
+
+def is_complete(folds):
+    return bool(folds) and len(folds) == folds[0].config["folds_total"]
 
 
 # ------------------------------------------------------------------------------------------ rendering
@@ -201,7 +331,8 @@ def database_rows(databases, found):
 def percent(value, spread=None):
     if value is None:
         return "-"
-    return f"{value:.2f}" if spread is None else f"{value:.2f}±{spread:.2f}"
+    shown = f"{round(value, 6):.2f}"  # 21.875 reached in two ways is shown alike
+    return shown if spread is None else f"{shown}±{spread:.2f}"
 
 
 def ranges(seeds):
@@ -225,7 +356,12 @@ def figure_cells(row):
     ]  # fmt: skip
 
 
-FIGURE_HEADER = ["method", "paper WAR", "UAR", "our WAR", "UAR", "fold WAR", "UAR", "folds", "seeds"]
+FIGURE_HEADER = ["method", "paper", "UAR", "ours", "UAR", "by fold", "UAR", "folds", "seeds"]
+FIGURE_NOTE = "WAR and UAR in per cent, pooled over the folds; by fold: the mean over folds"
+TRACK_HEADER = ["method", "paper", "UAR", "last", "UAR", "valid.", "UAR", "oracle+", "UAR"]
+ORACLE_NOTE = "+ oracle: the best test epoch of each fold, a diagnostic and not a result"
+TRACK_NAMES = dict(last="last epoch", validation="epoch chosen on held-out speakers", oracle="oracle, a diagnostic")
+SIGNIFICANCE_HEADER = ["models", "WAR", "difference", "95% speakers", "p speakers", "McNemar p", "seeds"]
 DATABASE_HEADER = ["", "published", "found"]
 
 
@@ -234,7 +370,9 @@ def figure_notes(rows):
     notes = {}
     for row in rows:
         if row["war"] is not None and row["folds_done"] < row["folds_total"]:
-            notes.setdefault(f"incomplete: only {row['folds_done']}/{row['folds_total']} folds", []).append(row["method"])
+            notes.setdefault(f"incomplete: only {row['folds_done']}/{row['folds_total']} folds", []).append(
+                row["method"]
+            )
         for note in row["notes"] or []:
             notes.setdefault(note, []).append(row["method"])
     lines = [f"{', '.join(methods)}: {note}" for note, methods in notes.items()]
@@ -243,32 +381,88 @@ def figure_notes(rows):
     return lines
 
 
+def track_cells(rows):
+    """Cells of one method from its rows of the three tracks."""
+    cells = figure_cells(rows[0])[:3]
+    for row in rows:
+        cells += [percent(row["war"]), percent(row["uar"])]
+    return cells
+
+
+def significance_cells(row):
+    low, high = row["difference_speakers"]
+    return [
+        f"{row['first']} - {row['second']}", f"{row['war_first']:.2f} {row['war_second']:.2f}",
+        f"{row['difference']:+.2f}", f"{low:+.2f} {high:+.2f}", f"{row['speaker_p']:.3f}",
+        f"{np.median(row['mcnemar_p']):.2g}", f"{row['seeds_agree']}/{len(row['seeds'])}",
+    ]  # fmt: skip
+
+
+def significance_notes(rows):
+    notes = [f"{row['first']} - {row['second']}: {row['verdict']}, {row['speakers']} speakers" for row in rows]
+    return notes + [
+        "95% speakers: interval of the difference, bootstrap over speakers",
+        f"p speakers: sign flips of the speakers' differences; it decides, at {significance.LEVEL}",
+        "McNemar p: exact, median over seeds, takes utterances for independent;",
+        "seeds: in how many it separates the models in the direction of the difference",
+    ]
+
+
 def render(rows, style):
-    """Tables for reading: one for each source and database."""
-    blocks = []
-    for key in dict.fromkeys((row["table"], row["source"], row["database"]) for row in rows):
-        part = [row for row in rows if (row["table"], row["source"], row["database"]) == key]
-        table, source, database = key
-        if table == "databases":
-            title = f"{database} ({part[0]['language']})" if part[0]["language"] else database
-            header, notes = DATABASE_HEADER, []
-            cells = [[row["method"], *("-" if row[name] is None else str(row[name]) for name in header[1:])] for row in part]
-        else:
-            protocol = next((row["protocol"] for row in part if row["protocol"]), None)
-            how = f", ours leaving one {protocol} out, last epoch" if protocol else ", not run yet"
-            title, header, notes = f"{database}: {table}, {source}{how}", FIGURE_HEADER, figure_notes(part)
-            cells = [figure_cells(row) for row in part]
-        blocks.append(STYLES[style](title, header, cells, notes))
-    return "\n\n".join(blocks)
+    """Tables for reading: one for each table, source and database."""
+    groups = {}
+    for row in rows:
+        groups.setdefault((row["table"], row.get("source"), row["database"]), []).append(row)
+    return "\n\n".join(STYLES[style](*readable(*key, part)) for key, part in groups.items())
+
+
+def readable(table, source, database, rows):
+    """Title, header, cells and notes of one table."""
+    if table == "databases":
+        language = rows[0]["language"]
+        cells = [
+            [row["count"], *("-" if row[name] is None else str(row[name]) for name in DATABASE_HEADER[1:])]
+            for row in rows
+        ]
+        notes = ["partial database"] if rows[0]["partial"] else []
+        return f"{database} ({language})" if language else database, DATABASE_HEADER, cells, notes
+    if table == SIGNIFICANCE:
+        title = f"{database}: significance, leaving one {rows[0]['protocol']} out, {TRACK_NAMES[rows[0]['track']]}"
+        return title, SIGNIFICANCE_HEADER, list(map(significance_cells, rows)), significance_notes(rows)
+    protocol = next((row["protocol"] for row in rows if row["protocol"]), None)
+    tracks = list(dict.fromkeys(row["track"] for row in rows if row["track"]))
+    by_method = {}
+    for row in rows:
+        by_method.setdefault(row["method"], []).append(row)
+    if max(map(len, by_method.values())) > 1:  # --track all
+        how = f", ours leaving one {protocol} out" if protocol else ", not run yet"
+        notes = {}  # what is true of every track is said once
+        for track in tracks:
+            for note in figure_notes([row for row in rows if row["track"] == track]):
+                notes.setdefault(note, []).append(TRACK_NAMES[track])
+        notes = [note if len(names) == len(tracks) else f"{', '.join(names)}: {note}" for note, names in notes.items()]
+        cells = list(map(track_cells, by_method.values()))
+        return (
+            f"{database}: {table}, {source}{how}",
+            TRACK_HEADER,
+            cells,
+            [FIGURE_NOTE.partition(";")[0], *notes, ORACLE_NOTE],
+        )
+    how = f", ours leaving one {protocol} out, {TRACK_NAMES[tracks[0]]}" if protocol else ", not run yet"
+    notes = [FIGURE_NOTE, *figure_notes(rows)] + ([ORACLE_NOTE] if "oracle" in tracks else [])
+    return f"{database}: {table}, {source}{how}", FIGURE_HEADER, list(map(figure_cells, rows)), notes
 
 
 def as_text(title, header, cells, notes):
     widths = [max(len(row[i]) for row in [header, *cells]) for i in range(len(header))]
 
     def line(row):
-        return " ".join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths)))
+        return " ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths))
+        )
 
     rule = "-" * (sum(widths) + len(widths) - 1)
+    title, *notes = (textwrap.fill(text, WIDTH) for text in (title, *notes))
     return "\n".join([title, rule, line(header), rule, *map(line, cells), rule, *notes])
 
 
@@ -276,14 +470,14 @@ def as_markdown(title, header, cells, notes):
     escaped = [[cell.replace("*", "\\*") for cell in row] for row in cells]
     rows = [header, ["---"] + ["---:"] * (len(header) - 1), *escaped]
     notes = [note.replace("*", "\\*") for note in notes]
-    return "\n".join([f"**{title}**", "", *("| " + " | ".join(row) + " |" for row in rows), *(f"\n{note}" for note in notes)])
+    return "\n".join(
+        [f"**{title}**", "", *("| " + " | ".join(row) + " |" for row in rows), *(f"\n{note}" for note in notes)]
+    )
 
 
 def as_latex(title, header, cells, notes):
     def escape(text):
-        for mark, code in (("&", r"\&"), ("%", r"\%"), ("_", r"\_"), ("#", r"\#"), ("±", r"$\pm$")):
-            text = text.replace(mark, code)
-        return text
+        return text.translate(LATEX)
 
     rows = [" & ".join(map(escape, row)) + r" \\" for row in (header, *cells)]
     caption = escape(". ".join([title, *notes]))
@@ -293,6 +487,10 @@ def as_latex(title, header, cells, notes):
     ])  # fmt: skip
 
 
+LATEX = str.maketrans({
+    "&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}", "±": r"$\pm$",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}",
+})  # fmt: skip
 STYLES = dict(text=as_text, markdown=as_markdown, latex=as_latex)
 
 
@@ -311,34 +509,83 @@ def as_csv(rows):
 
 def parse_command_line(arguments=None):
     parser = results.OneLineParser(__doc__)
-    parser.add_argument("--table", default="all", choices=(*TABLES, "all"), help="which table (default: all)")
-    parser.add_argument("--db", help="one database only: its name, or the path of its manifest .csv")
-    parser.add_argument("--protocol", default="speaker", choices=protocols.PROTOCOLS, help="what our folds leave out (default: speaker)")
-    parser.add_argument("--seed", help="seeds to count: a number, or a range such as 0-4 (default: all that are there)")
-    parser.add_argument("--runs", default="runs", help="folder of the results (default: runs)")
-    parser.add_argument("--format", default="text", choices=FORMATS, help="how to print (default: text)")
+    add = parser.add_argument
+    add(
+        "--table",
+        default="all",
+        choices=(*TABLES, SIGNIFICANCE, "all"),
+        help="which table (default: all but significance)",
+    )
+    add(
+        "--models",
+        nargs="+",
+        default=["tft", "atfnn"],
+        help="models that the table significance compares (default: tft atfnn)",
+    )
+    add("--track", default="last", choices=(*results.TRACKS, "all"), help="which epoch (default: last)")
+    add("--db", help="one database only: its name, or the path of its manifest .csv")
+    add(
+        "--protocol", default="speaker", choices=protocols.PROTOCOLS, help="what our folds leave out (default: speaker)"
+    )
+    add("--seed", help="seeds to count: a number, or a range such as 0-4 (default: all that are there)")
+    add("--runs", help="folder of the results (default: runs)")
+    add("--format", default="text", choices=FORMATS, help="how to print (default: text)")
+    add(
+        "--audit",
+        nargs="?",
+        const="",
+        metavar="TABLE",
+        help="check the saved files instead, and a table saved with --format json",
+    )
     return parser.parse_args(arguments)
+
+
+def choose_databases(options, ran):
+    """The databases of --db: one, or all that are published or run."""
+    known = list(dict.fromkeys(row["database"] for row in read_published()))
+    databases = [*known, *(name for name in ran if name not in known)]
+    if not options.db:
+        return databases
+    name = options.db if options.db in ran else protocols.database_name(options.db)
+    if name not in databases:
+        raise protocols.UsageError(
+            f"{options.runs}: holds no results of {name}; first run python train.py --db {options.db}"
+        )
+    return [name]
+
+
+def make_rows(options):
+    """Rows of the tables that the options name, and notes on what was not counted."""
+    seeds = results.parse_seeds(options.seed) if options.seed else None
+    ran = [fold[0] for track in ("last", "validation") for fold in results.find_folds(options.runs, track)]
+    databases = choose_databases(options, list(dict.fromkeys(ran)))
+    rows, damaged = [], []
+    for track in results.TRACKS if options.track == "all" else [options.track]:
+        found, notes = collect(options.runs, options.protocol, seeds, track, databases[0] if options.db else None)
+        damaged += [note for note in notes if note not in damaged]
+        summaries = {key: summary for key, by_seed in found.items() if (summary := summarize(by_seed))}
+        for table in TABLES if options.table == "all" else [options.table]:
+            if table == SIGNIFICANCE:
+                rows += significance_rows(options.models, databases, found, options.protocol, track)
+            elif table != "databases":
+                rows += figure_rows(table, databases, options.protocol, summaries, track)
+            elif not any(row["table"] == table for row in rows):
+                rows += database_rows(databases, found)
+    if not rows:
+        raise protocols.UsageError(
+            f"{options.runs}: has no results of {options.db} for this --protocol, --seed and --track"
+        )
+    return rows, damaged
 
 
 def main(arguments=None):
     options = parse_command_line(arguments)
-    found, damaged = collect(options.runs, options.protocol, results.parse_seeds(options.seed) if options.seed else None)
-    ran = [name for name in dict.fromkeys(database for database, _ in found)]
-    known = [*dict.fromkeys(row["database"] for row in read_published())]
-    databases = [*known, *(name for name in ran if name not in known)]
-    if options.db:
-        name = options.db if options.db in ran else protocols.database_name(options.db)
-        if name not in databases:
-            raise protocols.UsageError(f"{options.runs}: holds no results of {name}; first run python train.py --db {options.db}")
-        databases = [name]
-    summaries = {key: summarize(by_seed) for key, by_seed in found.items()}
-    summaries = {key: summary for key, summary in summaries.items() if summary}
-    rows = []
-    for table in TABLES if options.table == "all" else [options.table]:
-        if table == "databases":
-            rows += database_rows(databases, found)
-        else:
-            rows += figure_rows(table, databases, options.protocol, summaries)
+    if options.runs is not None and not Path(options.runs).is_dir():
+        raise protocols.UsageError(f"--runs {options.runs}: no such folder; name the one that train.py wrote")
+    options.runs = options.runs or "runs"
+    if options.audit is not None:
+        return run_audit(options)
+    rows, damaged = make_rows(options)
     if options.format == "json":
         print(json.dumps(rows, indent=1, ensure_ascii=False))
     elif options.format == "csv":
@@ -347,6 +594,26 @@ def main(arguments=None):
         print(render(rows, options.format))
     for note in damaged:
         print(f"evaluate.py: {note}", file=sys.stderr)
+
+
+def run_audit(options):
+    """Print what the audit finds; exit 1 at any fault."""
+    published = read_published()
+
+    def figures(database, model, protocol, track, seeds):
+        found, _ = collect(options.runs, protocol, seeds, track)
+        return summarize(found.get((database, model), {}))
+
+    found = list(audit.check_runs(options.runs, figures))
+    if options.audit:
+        found += [(line, True) for line in audit.check_table(options.audit, figures, published)]
+    for line, _ in found:
+        print(line)
+    print(*audit.fractions(published, protocols.DATABASES), sep="\n")
+    faults = sum(is_fault for _, is_fault in found)
+    print(f"{faults} faults in {options.runs}" if faults else f"no faults in {options.runs}")
+    if faults:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

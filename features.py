@@ -14,12 +14,15 @@ keeps the result in a cache folder, from which the next run maps it into memory:
 Everything stays float32: NumPy promotes to float64 silently, so constants are cast where they are made.
 """
 
+import ctypes
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
 import socket
+import stat
 import struct
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -32,10 +35,15 @@ from pathlib import Path
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-BLOCK_SEGMENTS = 16  # segments per pass: frames and spectra of a block stay in the processor's cache
+BLOCK_SEGMENTS = 4  # segments per pass: frames and spectra of a block stay in the processor's cache
 POOL_BYTES = 32_000_000  # below this much audio, starting processes costs more than they save
 STREAMED = 0x7FFF_F000  # bytes; a data chunk of such a size was written before its length was known
 CHUNK_FILES = 16  # recordings per unit of work of the process pool
+
+
+FORMATS = ("WAV", "WAVEX", "FLAC")  # of these a file that was cut short is noticed
+RATES = (4_000, 384_000)  # Hz, what a recording's header may say
+LOUDEST = 8.0  # samples belong in [-1, 1]; floating-point files may overshoot, not hold integers
 
 
 class AudioError(ValueError):
@@ -86,14 +94,20 @@ def read_audio(path, rate=16_000):
     """
     import soundfile
 
+    if not os.path.isfile(path):
+        raise AudioError(f"{path}: no such recording; restore it or take it off the list")
     try:
         with soundfile.SoundFile(path) as file:
+            if file.format not in FORMATS:
+                raise AudioError(f"{path}: holds {file.format}, not WAV or FLAC; convert it")
+            if not RATES[0] <= file.samplerate <= RATES[1]:
+                raise AudioError(f"{path}: its header says {file.samplerate} Hz; replace the file")
             wave = file.read(dtype="float32", always_2d=True)
             source_rate = file.samplerate
             short = len(wave) < file.frames or _wav_cut_short(path)
+    except AudioError:
+        raise
     except (OSError, RuntimeError, TypeError, ValueError) as error:
-        if not os.path.exists(path):
-            raise AudioError(f"{path}: no such recording; restore it or take it off the list") from None
         reason = str(getattr(error, "error_string", error)).splitlines()[0].rstrip(".")
         if not os.path.getsize(path):
             reason = "the file is empty"
@@ -105,6 +119,8 @@ def read_audio(path, rate=16_000):
     mono = wave[:, 0] if wave.shape[1] == 1 else wave.mean(axis=1)
     if not np.isfinite(mono).all():
         raise AudioError(f"{path}: holds NaN or infinite samples; replace the file")
+    if abs(mono).max() > LOUDEST:
+        raise AudioError(f"{path}: has samples of {abs(mono).max():.3g}, far outside [-1, 1]; rescale it")
     if mono.max() == mono.min():
         raise AudioError(f"{path}: is silent, every sample is the same; replace the file")
     if source_rate != rate:
@@ -119,10 +135,11 @@ def _wav_cut_short(path):
     """True for a WAV file that ends before its data chunk does: libsndfile reads it without complaint."""
     with open(path, "rb") as file:
         head = file.read(12)
-        if head[:4] != b"RIFF" or head[8:] != b"WAVE":
+        order = {b"RIFF": "<", b"RIFX": ">"}.get(head[:4])
+        if order is None or head[8:] != b"WAVE":
             return False
         while len(chunk := file.read(8)) == 8:
-            name, size = struct.unpack("<4sI", chunk)
+            name, size = struct.unpack(order + "4sI", chunk)
             if name == b"data":
                 return size < STREAMED and size > os.path.getsize(path) - file.tell()
             file.seek(size + size % 2, os.SEEK_CUR)
@@ -223,9 +240,11 @@ def log_mel(wave, front_end):
 
 
 def extract(path, front_end):
-    """Log-Mel segments of a recording, float32 (S, bands, frames), and its length in seconds."""
+    """Log-Mel segments of a recording, float32 (S, bands, frames), its length in seconds, its file's SHA-256."""
     wave = read_audio(path, front_end.rate)
-    return log_mel(wave, front_end), len(wave) / front_end.rate
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return log_mel(wave, front_end), len(wave) / front_end.rate, digest
 
 
 # ----------------------------------------------------------------------- many recordings, and the cache
@@ -238,9 +257,18 @@ class Features:
     segments: np.ndarray  # (S, bands, frames) float32, mapped from the cache, copy on write
     counts: np.ndarray  # (recordings,) segments of each
     seconds: np.ndarray  # (recordings,) length of each
-    digest: str  # SHA-256 of the segments: what was heard, whatever the files are called
+    digest: str  # SHA-256 over the recordings' bytes: the same on every machine, whatever the files are called
     seconds_spent: float  # wall time of reading the cache or making it
     cached: bool  # read from the cache
+
+
+def keep_freed_memory():
+    """Let glibc keep what is freed for the rest of the process: handed back and fetched anew, the pages of
+    each block's spectra, or of each training step's activations, cost about as much as the arithmetic."""
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: no block of its own mapping
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: keep up to 2 GiB
 
 
 def load(root, paths, front_end, cache=None, workers=None, report=None):
@@ -267,7 +295,7 @@ def load(root, paths, front_end, cache=None, workers=None, report=None):
             raise OSError(f"{entry}: was damaged as soon as it was written; check the disk")
     segments = np.memmap(entry / "segments.f32", np.float32, "c", shape=tuple(index["shape"]))
     counts, seconds = np.array(index["counts"]), np.array(index["seconds"])
-    return Features(segments, counts, seconds, index["sha256"], time.perf_counter() - start, cached)
+    return Features(segments, counts, seconds, index["recordings"], time.perf_counter() - start, cached)
 
 
 def _cache_key(root, paths, front_end):
@@ -276,7 +304,9 @@ def _cache_key(root, paths, front_end):
         try:
             status = os.stat(root / path)
         except OSError:
-            raise AudioError(f"{root / path}: no such recording; restore it or take it off the list") from None
+            status = None
+        if status is None or not stat.S_ISREG(status.st_mode):
+            raise AudioError(f"{root / path}: no such recording; restore it or take it off the list")
         stamps.append([str(path), status.st_size, status.st_mtime_ns])
     code = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
     told = json.dumps([str(root), asdict(front_end), code, stamps])
@@ -306,17 +336,20 @@ def _make_entry(entry, root, paths, front_end, workers, report):
     making = entry.parent / f".{entry.name}.{socket.gethostname()}.{os.getpid()}.tmp"
     making.mkdir(exist_ok=True)
     try:
-        counts, seconds, digest = [], [], hashlib.sha256()
+        counts, seconds, digest, recordings = [], [], hashlib.sha256(), hashlib.sha256()
         with open(making / "segments.f32", "wb") as file:
-            for segments, length in _extract_all(root, paths, front_end, workers):
+            for segments, length, content in _extract_all(root, paths, front_end, workers):
                 file.write(segments.data)
                 digest.update(segments.data)
                 counts.append(len(segments))
                 seconds.append(length)
+                recordings.update(content.encode())
                 if report:
                     report(len(counts), len(paths))
         shape = [sum(counts), front_end.bands, front_end.frames]
-        index = dict(shape=shape, counts=counts, seconds=seconds, sha256=digest.hexdigest())
+        index = dict(
+            shape=shape, counts=counts, seconds=seconds, sha256=digest.hexdigest(), recordings=recordings.hexdigest()
+        )
         (making / "index.json").write_text(json.dumps(dict(index, seal=_seal(index))))
         _install(making, entry)
     finally:
@@ -340,8 +373,9 @@ def _install(making, entry):
 
 
 def _extract_all(root, paths, front_end, workers):
-    """Yield (segments, seconds) of each recording in order."""
+    """Yield what `extract` gives for each recording, in order."""
     files = [str(root / path) for path in paths]
+    keep_freed_memory()
     if workers == 1 or sum(os.path.getsize(file) for file in files) < POOL_BYTES:
         for file in files:
             yield extract(file, front_end)
@@ -351,7 +385,7 @@ def _extract_all(root, paths, front_end, workers):
     saved = {name: os.environ.get(name) for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")}
     os.environ.update(dict.fromkeys(saved, "1"))  # the processes inherit it: one thread each
     try:
-        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        with ProcessPoolExecutor(workers, get_context("spawn"), keep_freed_memory) as pool:
             jobs = pool.map(_extract_chunk, chunks, [front_end] * len(chunks))
             try:
                 for results in jobs:

@@ -11,7 +11,6 @@ numbers refer to "Time-Frequency Transformer" (TFT) and "Attentive Time-Frequenc
 """
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
 

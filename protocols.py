@@ -12,6 +12,7 @@ enter it in `DATABASES`; to add one without code, write a manifest CSV (path,emo
 
 import csv
 import hashlib
+import io
 import os
 import re
 import unicodedata
@@ -72,13 +73,18 @@ class Database:
 
     @property
     def digest(self):
-        """SHA-256 over ids, labels, speakers and sessions: two runs with the same digest saw the same corpus."""
-        rows = zip(self.ids, self.labels.tolist(), self.speakers.tolist(), self.sessions.tolist())
-        return hashlib.sha256(repr((self.classes, list(rows))).encode()).hexdigest()
+        """`digest_of` its utterances: two runs with the same digest saw the same corpus."""
+        emotions = [self.classes[label] for label in self.labels]
+        return digest_of(zip(self.ids, emotions, self.speakers.tolist(), self.sessions.tolist()))
 
     def counts(self):
         """Emotion -> utterances, in class order."""
         return dict(zip(self.classes, np.bincount(self.labels, minlength=len(self.classes)).tolist()))
+
+
+def digest_of(rows):
+    """SHA-256 over (id, emotion, speaker, session) of each utterance."""
+    return hashlib.sha256(repr([tuple(row) for row in rows]).encode()).hexdigest()
 
 
 # ------------------------------------------------------------------------------------------- readers
@@ -155,15 +161,16 @@ def read_ravdess(root):
 def read_manifest(root, manifest):
     """CSV with the columns path, emotion, speaker and optionally session; paths relative to `root`."""
     home = os.path.realpath(root)
-    rows = csv.DictReader(_read_text(manifest).splitlines(), strict=True)
+    rows = csv.DictReader(io.StringIO(_read_text(manifest), newline=""), strict=True)
     try:
         missing = {"path", "emotion", "speaker"} - set(rows.fieldnames or ())
         table = [(rows.line_num, row) for row in rows]
     except csv.Error as error:
         raise DatabaseError(f"{manifest}, line {rows.line_num}: {error}; close the quotes around each value") from None
-    if missing:
+    if missing or len(set(rows.fieldnames)) < len(rows.fieldnames):
         raise DatabaseError(
-            f"{manifest}: has no column {', '.join(sorted(missing))}; the first line must be path,emotion,speaker"
+            f"{manifest}: has no column {', '.join(sorted(missing)) or 'names of its own'}; "
+            "the first line must be path,emotion,speaker"
         )
     for line, row in table:
         where = f"{manifest}, line {line}"
@@ -172,6 +179,8 @@ def read_manifest(root, manifest):
         path, emotion, speaker, session = (
             (row.get(column) or "").strip() for column in ("path", "emotion", "speaker", "session")
         )
+        if not (path + emotion + speaker + session).isprintable():
+            raise DatabaseError(f"{where}: has a line break or control character in a value; take it out")
         if not (path and emotion and speaker):
             raise DatabaseError(f"{where}: path, emotion or speaker is empty; fill it in or remove the line")
         real = os.path.realpath(os.path.join(home, path))
@@ -197,11 +206,12 @@ def read_synthetic(root):
 
 def _read_text(path):
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            return file.read()
     except FileNotFoundError:
         raise DatabaseError(f"{path}: no such file; restore it, or set --root to the folder that holds it") from None
-    except (UnicodeDecodeError, OSError) as error:
-        raise DatabaseError(f"{path}: cannot be read as text ({error}); restore the file") from None
+    except (UnicodeDecodeError, OSError):
+        raise DatabaseError(f"{path}: cannot be read as text; save it as UTF-8") from None
 
 
 def _audio_files(root, pattern):
@@ -258,7 +268,7 @@ def database_name(db):
     if not db.lower().endswith(".csv"):
         raise UsageError(f"--db {db}: choose {', '.join(DATABASES)} or the path of a manifest .csv")
     name = Path(db).stem
-    if name in DATABASES or not re.fullmatch(r"\w[\w.+-]*", name):
+    if name.lower() in DATABASES or not re.fullmatch(r"\w[\w.+-]*", name):
         raise UsageError(f"--db {db}: give the manifest a name of its own, of letters, digits, '.', '_', '-'")
     return name
 
@@ -328,12 +338,10 @@ def _check_counts(name, corpus, utterances, found, partial):
     for utterance in utterances:
         if utterance.emotion not in corpus.classes:
             raise DatabaseError(
-                f"{utterance.path}: {utterance.emotion} is no class of {name}; its classes are {', '.join(corpus.classes)}"
+                f"{utterance.path}: {utterance.emotion} is no class of {name}; it has {', '.join(corpus.classes)}"
             )
     sizes = Counter(utterance.speaker for utterance in utterances)
-    faults = [
-        f"{label} {found[label]} of {count}" for label, count in corpus.classes.items() if found[label] != count
-    ]
+    faults = [f"{label} {found[label]} of {count}" for label, count in corpus.classes.items() if found[label] != count]
     if len(sizes) != corpus.speakers:
         faults.append(f"speakers {len(sizes)} of {corpus.speakers}")
     elif corpus.speaker_sizes:
@@ -382,7 +390,7 @@ def make_folds(database, protocol="speaker"):
         shared = set(database.speakers[fold.train].tolist()) & set(database.speakers[fold.test].tolist())
         if shared:
             raise UsageError(
-                f"{database.name}: speaker {sorted(shared)[0]} is in session {name} and in another; use --protocol speaker"
+                f"{database.name}: speaker {sorted(shared)[0]} is in session {name} and another; use --protocol speaker"
             )
         folds.append(fold)
     return folds
@@ -399,6 +407,29 @@ def select_folds(folds, wish):
     return chosen
 
 
+HELD_OUT = 5  # one training speaker of five is held out for choosing an epoch, at least one
+
+
+def hold_out(database, fold, seed):
+    """Split a fold's training utterances by speaker for choosing an epoch: (fit, held out), utterance indices.
+
+    One in five of the training speakers is held out, at least one: those that follow the tested speaker in
+    sorted order, moved on by as many for each further seed. Raises UsageError with fewer than two of them.
+    """
+    names = sorted(set(database.speakers.tolist()), key=lambda name: (_natural(name), name))
+    tested = set(database.speakers[fold.test].tolist())
+    last = max(names.index(name) for name in tested)
+    following = [name for name in names[last + 1 :] + names[:last] if name not in tested]
+    if len(following) < 2:
+        raise UsageError(
+            f"{database.name}, fold {fold.number}: one training speaker cannot be split; only --track last is possible"
+        )
+    number = max(1, round(len(following) / HELD_OUT))
+    chosen = {following[(seed * number + i) % len(following)] for i in range(number)}
+    held = np.isin(database.speakers[fold.train], sorted(chosen))
+    return fold.train[~held], fold.train[held]
+
+
 def _natural(name):
     """Sort key: speaker 2 before speaker 10."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
@@ -410,7 +441,9 @@ def _natural(name):
 def utterance_scores(posteriors, counts):
     """Mean posterior of each utterance: segments (S, K) and segments per utterance (N,) -> (N, K)."""
     if counts.min() < 1 or counts.sum() != len(posteriors):
-        raise ValueError(f"{len(posteriors)} segments do not share out among {len(counts)} utterances of {counts.sum()}")
+        raise ValueError(
+            f"{len(posteriors)} segments do not share out among {len(counts)} utterances of {counts.sum()}"
+        )
     starts = np.cumsum(counts) - counts
     return np.add.reduceat(posteriors, starts, axis=0) / counts[:, None].astype(posteriors.dtype)
 

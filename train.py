@@ -12,11 +12,12 @@ The test speaker is read for the scores alone: nothing in training depends on th
 """
 
 import argparse
-import ctypes
 import hashlib
+import io
 import math
 import os
 import platform
+import shlex
 import sys
 import time
 from dataclasses import asdict, dataclass, field, fields
@@ -72,9 +73,16 @@ class Config:
     seed: str = option("0", "seed, or a range such as 0-4")
     epochs: int = option(None, "epochs (TFT 1000; ATFNN 100, where its paper states none)", least=1)
     batch_size: int = option(None, "segments per step (TFT 64, ATFNN 128)", least=1)
-    lr: float = option(None, "learning rate of Adam (TFT 0.001, ATFNN 0.0005)", least=0)
+    lr: float = option(None, "learning rate of Adam (TFT 0.001, ATFNN 0.0005)", least=1e-12)
     normalization: str = option("fold", "z-score per band, from what", choices=NORMALIZATIONS)
-    eval_every: int = option(10, "keep test scores every so many epochs, for the learning curve only; 0: never", least=0)
+    track: str = option(
+        "last", "last epoch, epoch chosen on held-out training speakers, or both", choices=("last", "validation", "all")
+    )
+    eval_every: int = option(
+        10, "keep scores every so many epochs, for the tracks validation and oracle; 0: never", least=0
+    )
+    save_every: float = option(60.0, "seconds between saved states, from which a killed run goes on", least=0)
+    deterministic: bool = option(False, "the same bits on every run on a GPU too, at a cost; a CPU gives them anyway")
     partial: bool = option(False, "accept a database whose counts differ from the published ones")
     device: str = option("auto", "where to compute; auto takes a GPU if there is one", choices=("auto", "cpu", "cuda"))
     runs: str = option("runs", "folder of the results")
@@ -86,8 +94,8 @@ def number(kind, least):
             value = kind(text)
         except ValueError:
             value = math.nan
-        if not (least <= value < math.inf) or (kind is float and value == 0):
-            bound = "more than 0" if kind is float else f"at least {least}"
+        if not least <= value < 2**31 or "_" in text:
+            bound = f"at least {least}" if least in (0, 1) else "more than 0"
             raise argparse.ArgumentTypeError(f"{text} is not a number of {bound}")
         return value
 
@@ -119,7 +127,7 @@ class Data(NamedTuple):
     heard: features.Features
     segments: object  # (S, bands, frames) float32 tensor
     labels: object  # (S,) int64 tensor
-    owner: object  # (S,) int64 tensor, the utterance of each segment
+    utterance_of: object  # (S,) int64 tensor, the utterance of each segment
 
     def segments_of(self, utterances):
         """Indices of the segments of some utterances, in their order."""
@@ -146,9 +154,11 @@ def hear(database, front_end):
 def to_device(database, heard, device):
     import torch
 
-    owner = np.repeat(np.arange(len(heard.counts)), heard.counts)
-    labels = torch.from_numpy(database.labels[owner]).to(device)
-    return Data(database, heard, torch.from_numpy(heard.segments).to(device), labels, torch.from_numpy(owner).to(device))
+    utterance_of = np.repeat(np.arange(len(heard.counts)), heard.counts)
+    labels = torch.from_numpy(database.labels[utterance_of]).to(device)
+    return Data(
+        database, heard, torch.from_numpy(heard.segments).to(device), labels, torch.from_numpy(utterance_of).to(device)
+    )
 
 
 def standardization(data, kind, train):
@@ -163,7 +173,7 @@ def standardization(data, kind, train):
         zero = data.segments.new_zeros(1, data.segments.shape[1], 1)
         return zero, zero + 1
     variance, mean = (part.double() for part in torch.var_mean(data.segments, 2, correction=0))  # (S, bands)
-    group = torch.zeros_like(data.owner) if kind == "fold" else data.owner
+    group = torch.zeros_like(data.utterance_of) if kind == "fold" else data.utterance_of
     group = torch.arange(len(group), device=group.device) if kind == "segment" else group
     used = train if kind == "fold" else slice(None)
     group_used, groups = group[used], int(group.max()) + 1
@@ -195,7 +205,7 @@ def epoch_order(segments, seed, epoch):
 
 
 def make_model(name, classes, seed, front_end, device):
-    """The model with weights that depend on the seed only, and its optimizer's due layout in memory."""
+    """The model with weights that depend on the seed only, in the layout that its convolutions read faster."""
     import torch
 
     import models
@@ -229,35 +239,127 @@ def score(model, data, standard, utterances):
     return protocols.utterance_scores(torch.cat(parts).cpu().numpy(), data.heard.counts[utterances])
 
 
-def train_fold(job, data, show):
-    """Train one fold; returns the model, its standardisation, the log's rows and the kept test scores."""
-    import torch
+class Training:
+    """One fold in training: everything that changes from epoch to epoch, and how it is saved and taken up again."""
 
-    settings, fold = job.settings, job.fold
-    front_end = features.FrontEnd(**settings["front_end"])
-    model = make_model(settings["model"], len(data.database.classes), settings["seed"], front_end, data.segments.device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=settings["lr"], fused=True)
-    train = data.segments_of(fold.train)
-    standard = standardization(data, settings["normalization"], train)
-    epochs, batch = settings["epochs"], settings["batch_size"]
-    log, kept = [], {}
-    start = time.perf_counter()
-    for epoch in range(1, epochs + 1):
-        order = train[epoch_order(len(train), settings["seed"], epoch).to(train.device)]
-        total = torch.zeros((), device=train.device)
-        for index in order.split(batch):
-            total += train_step(model, optimizer, gather(data, standard, index), data.labels[index]) * len(index)
-        loss = total.item() / len(train)  # the only wait for the device in an epoch
-        seconds = time.perf_counter() - start
-        if not math.isfinite(loss):
-            raise results.RunError(f"{job.folder}: the loss became {loss} in epoch {epoch}; try a smaller --lr")
-        log.append((epoch, f"{loss:.9g}", f"{seconds:.3f}"))
-        if job.eval_every and epoch % job.eval_every == 0:
-            kept[epoch] = score(model, data, standard, fold.test)
-        rate, left = epoch * len(train) / seconds, seconds / epoch * (epochs - epoch)
-        show.running(f"epoch {epoch}/{epochs}  loss {loss:.4f}  {rate:.0f} segments/s  {duration(left)} left")
-    kept[epochs] = score(model, data, standard, fold.test)
-    return model, standard, log, kept
+    def __init__(self, job, data):
+        import torch
+
+        self.job, self.data, settings = job, data, job.settings
+        front_end = features.FrontEnd(**settings["front_end"])
+        device, classes = data.segments.device, len(data.database.classes)
+        self.model = make_model(settings["model"], classes, settings["seed"], front_end, device)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=settings["lr"], fused=True)
+        self.segments = data.segments_of(job.fit)
+        self.standard = standardization(data, settings["normalization"], self.segments)
+        self.epoch, self.log, self.kept = 0, [], {}  # kept: epoch -> (test scores, validation scores or None)
+        self.chosen = None  # validation track: (epoch, weights) of the best epoch so far
+
+    def run_epoch(self, show):
+        """Train one epoch and return its mean loss; the device is waited for once, at its end."""
+        import torch
+
+        settings, device = self.job.settings, self.segments.device
+        order = self.segments[epoch_order(len(self.segments), settings["seed"], self.epoch + 1).to(device)]
+        batches = order.split(settings["batch_size"])
+        losses = []
+        for step, index in enumerate(batches, 1):
+            x, y = gather(self.data, self.standard, index), self.data.labels[index]
+            losses.append(train_step(self.model, self.optimizer, x, y))
+            if not self.epoch:  # later epochs tell their pace
+                show.running(f"epoch 1/{settings['epochs']}  step {step}/{len(batches)}")
+        losses = torch.stack(losses).tolist()
+        for step, loss in enumerate(losses, 1):
+            if not math.isfinite(loss):
+                raise results.RunError(
+                    f"{self.job.folder}: the loss became {loss} in epoch {self.epoch + 1}, step {step}; the last good "
+                    f"state is of epoch {self.epoch}; remove that folder and try a smaller --lr"
+                )
+        self.epoch += 1
+        return sum(loss * len(index) for loss, index in zip(losses, batches)) / len(order)
+
+    def keep_scores(self):
+        """Score the test utterances, and on the validation track also the held-out ones, by which it chooses."""
+        test = score(self.model, self.data, self.standard, self.job.fold.test)
+        if not np.isfinite(test).all():
+            raise results.RunError(
+                f"{self.job.folder}: the scores of epoch {self.epoch} are not finite; remove it and try a smaller --lr"
+            )
+        if not self.job.held:
+            self.kept[self.epoch] = (test, None)
+            return
+        held = np.array(self.job.held)
+        self.kept[self.epoch] = (test, score(self.model, self.data, self.standard, held))
+        scores = np.stack([validation for _, validation in self.kept.values()])
+        best = list(self.kept)[results.best_epoch(self.data.database.labels[held], scores)]
+        if best == self.epoch:
+            self.chosen = (best, {name: value.clone() for name, value in self.model.state_dict().items()})
+
+    def save(self, path):
+        import torch
+
+        kept = {
+            epoch: [None if part is None else torch.from_numpy(part) for part in both]
+            for epoch, both in self.kept.items()
+        }
+        state = dict(
+            settings=self.job.settings, epoch=self.epoch, log=self.log, kept=kept, chosen=self.chosen,
+            model=self.model.state_dict(), optimizer=self.optimizer.state_dict(),
+        )  # fmt: skip
+        write_state(path, state)
+
+    def take_up(self, path):
+        """Go on from a saved state; a missing, damaged or foreign one is passed over."""
+        import pickle
+
+        import torch
+
+        try:
+            state = torch.load(path, map_location=self.segments.device, weights_only=True)
+            if state["settings"] != self.job.settings:
+                return
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.kept = {
+                epoch: tuple(None if part is None else part.cpu().numpy() for part in both)
+                for epoch, both in state["kept"].items()
+            }
+            self.epoch, self.log, self.chosen = state["epoch"], state["log"], state["chosen"]
+        except FileNotFoundError:
+            pass
+        except (
+            OSError,
+            RuntimeError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            EOFError,
+            pickle.UnpicklingError,
+        ):
+            print(f"{path}: is damaged; the fold starts again", flush=True)
+            self.__init__(self.job, self.data)
+
+    def finish(self, show):
+        """Train the epochs that are left, saving the state and the due scores on the way."""
+        job, epochs = self.job, self.job.settings["epochs"]
+        state = job.folder / results.STATE
+        start = saved = time.perf_counter()
+        first, before = self.epoch, self.log[-1][2] if self.log else 0.0
+        while self.epoch < epochs:
+            loss = self.run_epoch(show)
+            now = time.perf_counter()
+            self.log.append((self.epoch, loss, before + now - start))
+            if self.epoch == epochs or (job.eval_every and self.epoch % job.eval_every == 0):
+                self.keep_scores()
+            if self.epoch < epochs and now - saved >= job.save_every:
+                self.save(state)
+                saved = now
+            pace = (now - start) / (self.epoch - first)  # seconds per epoch
+            show.running(
+                f"epoch {self.epoch}/{epochs}  loss {loss:.4f}  {len(self.segments) / pace:.0f} segments/s  "
+                f"{duration(pace * (epochs - self.epoch))} left"
+            )
 
 
 # ------------------------------------------------------------------------------------- jobs and files
@@ -268,9 +370,12 @@ class Job(NamedTuple):
 
     folder: Path
     fold: protocols.Fold
+    fit: np.ndarray  # utterances that the weights are trained on
+    held: list  # utterances that the validation track chooses its epoch on, else none
     settings: dict  # all that the scores depend on
     deviations: list  # settings that are not the paper's
-    eval_every: int
+    eval_every: int  # epochs
+    save_every: float  # seconds
 
 
 def chosen_models(config):
@@ -295,32 +400,56 @@ def make_jobs(config, database, folds, heard):
             deviations.append(f"normalization {config.normalization} instead of fold")
         for seed in results.parse_seeds(config.seed):
             for fold in folds:
-                folder = results.fold_folder(config.runs, database.name, model, config.protocol, seed, fold.number)
                 told = dict(
                     model=model, protocol=config.protocol, seed=seed, fold=fold.number, fold_name=fold.name, **settings,
                     normalization=config.normalization, front_end=asdict(features.FRONT_ENDS[recipe.front_end]),
                     utterances=database.digest[:16], recordings=heard[recipe.front_end].digest[:16],
                 )  # fmt: skip
-                jobs.append(Job(folder, fold, told, deviations, config.eval_every))
+                for track in ("last", "validation") if config.track == "all" else (config.track,):
+                    fit, held, chosen_by = fold.train, [], {}
+                    if track == "validation":
+                        fit, held = protocols.hold_out(database, fold, seed)
+                        chosen_by = dict(
+                            held_out=sorted(set(database.speakers[held].tolist())), eval_every=config.eval_every
+                        )
+                    folder = results.fold_folder(
+                        config.runs, database.name, model, config.protocol, seed, fold.number, track
+                    )
+                    jobs.append(
+                        Job(folder, fold, fit, list(held), dict(told, track=track, **chosen_by), deviations,
+                            config.eval_every, config.save_every)
+                    )  # fmt: skip
     return jobs
 
 
 def is_finished(job):
-    """True if the fold is done with these settings; RunError if it was begun with other ones."""
+    """True if the fold is done with these settings; RunError if it would cost work done with other ones."""
     if not (job.folder / "config.json").exists():
         return False
     try:
         found = results.read_config(job.folder)["settings"]
-        other = [name for name, value in found.items() if job.settings.get(name) != value]
+        other = [name for name in {**found, **job.settings} if job.settings.get(name) != found.get(name)]
     except (results.RunError, KeyError, AttributeError, TypeError):
         return False  # cut short or damaged: trained again
+    done = results.is_done(job.folder)
+    if other and not done and not (job.folder / results.STATE).exists():
+        return False
     if other:
-        name = min(other, key=list(found).index)
+        name = other[0]
         what = {"utterances": "other utterances, labels or speakers", "recordings": "other recordings"}.get(
-            name, f"{name} {found[name]}, not {job.settings.get(name)}"
+            name, f"{name} {found.get(name)}, not {job.settings.get(name)}"
         )
         raise results.RunError(f"{job.folder}: holds a run with {what}; choose another --runs, or remove that folder")
-    return results.is_done(job.folder)
+    return done
+
+
+def clean(job):
+    """Remove what a process left that was killed after it had finished the fold."""
+    lock = job.folder.with_name(f".{job.folder.name}.lock")
+    if lock.exists() or (is_finished(job) and any(job.folder.glob(".*"))):
+        with results.claim(job.folder) as mine:
+            if mine and is_finished(job):
+                results.remove_leftovers(job.folder)
 
 
 def describe(job, data, folds_total, device):
@@ -343,7 +472,7 @@ def describe(job, data, folds_total, device):
             segments=len(data.segments),
             partial=database.partial,
         ),
-        train_speakers=sorted(set(database.speakers[job.fold.train].tolist())),
+        train_speakers=sorted(set(database.speakers[job.fit].tolist())),
         test_speakers=sorted(set(database.speakers[job.fold.test].tolist())),
         test=[database.ids[i] for i in job.fold.test],
         code={
@@ -360,34 +489,53 @@ def describe(job, data, folds_total, device):
     )
 
 
-def run_job(job, data, folds_total, device, show):
-    """Train a fold and save it; the marker of completion comes last."""
+def write_state(path, state):
+    """torch.save by way of memory: straight to a full disk it ends in an error of its own kind."""
     import torch
 
+    content = io.BytesIO()
+    torch.save(state, content)
+    with results.replacing(path) as file:
+        file.write(content.getbuffer())
+
+
+def run_job(job, data, folds_total, device, show):
+    """Train a fold and save it; the marker of completion comes last."""
     start = time.perf_counter()
-    database, test = data.database, job.fold.test
-    (job.folder / results.MARKER).unlink(missing_ok=True)
-    results.write_json(job.folder / "config.json", describe(job, data, folds_total, device))
-    model, standard, log, kept = train_fold(job, data, show)
-    scores = kept[job.settings["epochs"]]
-    rows = "".join(",".join(map(str, row)) + "\n" for row in log)
-    results.write_text(job.folder / "log.csv", "epoch,loss,seconds\n" + rows)
-    results.write_predictions(job.folder / "predictions.csv", database, test, scores)
-    with results.replacing(job.folder / "epochs.npz") as file:
-        np.savez(file, epochs=np.array(list(kept)), scores=np.stack(list(kept.values())))
+    database, folder, test = data.database, job.folder, job.fold.test
+    results.remove_leftovers(folder, keep=[results.STATE])
+    (folder / results.MARKER).unlink(missing_ok=True)
+    results.write_json(folder / "config.json", describe(job, data, folds_total, device))
+    training = Training(job, data)
+    training.take_up(folder / results.STATE)
+    training.finish(show)
+    epoch, weights = training.chosen or (training.epoch, training.model.state_dict())
+    scores = training.kept[epoch][0]
+    rows = "".join(f"{number},{loss:.9g},{seconds:.3f}\n" for number, loss, seconds in training.log)
+    results.write_text(folder / "log.csv", "epoch,loss,seconds\n" + rows)
+    results.write_predictions(folder / "predictions.csv", database, test, scores)
+    kept = dict(epochs=np.array(list(training.kept)), scores=np.stack([both[0] for both in training.kept.values()]))
+    if job.held:
+        kept["validation"] = np.stack([both[1] for both in training.kept.values()])
+        kept["validation_labels"] = database.labels[job.held]
+    with results.replacing(folder / "epochs.npz") as file:
+        np.savez(file, **kept)
     state = dict(
-        model={name: value.cpu().contiguous() for name, value in model.state_dict().items()},
-        standardization=[part.cpu() for part in standard] if job.settings["normalization"] == "fold" else None,
+        model={name: value.cpu().contiguous() for name, value in weights.items()},
+        standardization=[part.cpu() for part in training.standard] if job.settings["normalization"] == "fold" else None,
         settings=job.settings,
         classes=list(database.classes),
+        epoch=epoch,
     )
-    with results.replacing(job.folder / "checkpoint.pt") as file:
-        torch.save(state, file)
-    results.mark_done(job.folder)
+    write_state(folder / "checkpoint.pt", state)
+    heard = data.utterance_of[training.segments].unique().cpu().numpy()  # by the weights, and by the fold's statistics
+    results.mark_done(folder, epoch=epoch, trained_on=sorted(set(database.speakers[heard].tolist())))
+    results.remove_leftovers(folder)
     matrix = protocols.confusion(database.labels[test], scores)
     show.line(
-        f"{log[-1][0]} epochs, loss {float(log[-1][1]):.4f}, WAR {100 * protocols.war(matrix):.2f}, "
-        f"UAR {100 * protocols.uar(matrix):.2f}, {duration(time.perf_counter() - start)}"
+        f"epoch {epoch} of {job.settings['epochs']}, loss {training.log[-1][1]:.4f}, "
+        f"WAR {100 * protocols.war(matrix):.2f}, UAR {100 * protocols.uar(matrix):.2f}, "
+        f"{duration(time.perf_counter() - start)}"
     )
 
 
@@ -415,7 +563,11 @@ class Progress:
         if now - self.shown < (0.2 if self.terminal else self.plain_every):
             return
         self.shown = now
-        print(f"\r\x1b[K{self.what}: {how}" if self.terminal else f"{self.what}: {how}", end="" if self.terminal else "\n", flush=True)
+        print(
+            f"\r\x1b[K{self.what}: {how}" if self.terminal else f"{self.what}: {how}",
+            end="" if self.terminal else "\n",
+            flush=True,
+        )
 
     def line(self, how):
         print(("\r\x1b[K" if self.terminal else "") + f"{self.what}: {how}", flush=True)
@@ -424,13 +576,13 @@ class Progress:
 # ----------------------------------------------------------------------------------------- the command
 
 
-def keep_freed_memory():
-    """Let glibc keep what is freed: handed back and fetched anew, the pages of each step's activations cost
-    about as much as the arithmetic (a TFT step takes half the time with this; see benchmarks/speed.py)."""
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(-4, 0)  # M_MMAP_MAX: no block of its own mapping
-        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: keep up to 2 GiB
+def make_deterministic():
+    """Only algorithms that give the same bits on every run; before the first work on the GPU."""
+    import torch
+
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
 
 
 def choose_device(wish):
@@ -452,35 +604,69 @@ def open_for_training(config):
     return protocols.open_database(config.db, root, config.partial)
 
 
+def title(job, done, pending, folds):
+    settings = job.settings
+    track = " validation" if settings["track"] == "validation" else ""
+    fold = f"fold {job.fold.number}/{folds} {job.fold.name}"
+    return f"[{done}/{pending}] {settings['model']} seed {settings['seed']}{track} {fold}"
+
+
+def train_all(pending, database, heard, folds, config):
+    """Train the folds that no other process has finished or is training."""
+    device = choose_device(config.device)
+    if config.deterministic and device == "cuda":
+        make_deterministic()
+    if device == "cpu":
+        features.keep_freed_memory()
+    loaded = {}  # front end -> data, one at a time on the device
+    busy = 0
+    for done, job in enumerate(pending, 1):
+        front_end = RECIPES[job.settings["model"]].front_end
+        with results.claim(job.folder) as mine:
+            if not mine:
+                busy += 1
+                continue
+            if is_finished(job):  # by another process, meanwhile
+                continue
+            if front_end not in loaded:
+                loaded = {front_end: to_device(database, heard[front_end], device)}
+            show = Progress(title(job, done, len(pending), folds))
+            run_job(job, loaded[front_end], folds, device, show)
+    if busy:
+        print(f"{busy} folds are being trained by other processes")
+
+
 def main(arguments=None):
     config = parse_command_line(arguments)
+    if not config.runs or (os.path.exists(config.runs) and not os.path.isdir(config.runs)):
+        raise protocols.UsageError(f"--runs {config.runs}: is no folder; name one that is, or that can be made")
+    if config.device == "cuda":
+        choose_device(config.device)  # a mistake in it is told before anything is read
     database = open_for_training(config)
     folds = protocols.make_folds(database, config.protocol)
     chosen = protocols.select_folds(folds, config.fold)
     results.parse_seeds(config.seed)  # a mistake in it is told before anything is read
+    if config.track != "last" and not config.eval_every:
+        raise protocols.UsageError(
+            "--eval-every 0: the validation track chooses among evaluated epochs; give 1 or more"
+        )
     counts = ", ".join(f"{label} {count}" for label, count in database.counts().items())
     speakers = len(set(database.speakers.tolist()))
     print(f"{database.name}: {len(database.ids)} utterances, {speakers} speakers: {counts}")
     front_ends = dict.fromkeys(RECIPES[model].front_end for model in chosen_models(config))
     heard = {front_end: hear(database, front_end) for front_end in front_ends}
     jobs = make_jobs(config, database, chosen, heard)
+    for job in jobs:
+        clean(job)
     pending = [job for job in jobs if not is_finished(job)]
     if len(pending) < len(jobs):
         print(f"{database.name}: {len(jobs) - len(pending)} of {len(jobs)} folds are already done")
     if pending:
-        device = choose_device(config.device)
-        if device == "cpu":
-            keep_freed_memory()
-        loaded = {}  # front end -> data, one at a time on the device
-        for done, job in enumerate(pending, 1):
-            front_end = RECIPES[job.settings["model"]].front_end
-            if front_end not in loaded:
-                loaded = {front_end: to_device(database, heard[front_end], device)}
-            fold = f"fold {job.fold.number}/{len(folds)} {job.fold.name}"
-            model, seed = job.settings["model"], job.settings["seed"]
-            show = Progress(f"[{done}/{len(pending)}] {model} seed {seed} {fold}")
-            run_job(job, loaded[front_end], len(folds), device, show)
-    print(f"tables: python evaluate.py --db {database.name} --table all --runs {config.runs}")
+        print(f"{database.name}: {len(pending)} folds to train", flush=True)
+        results.write_index(config.runs, database)
+        train_all(pending, database, heard, len(folds), config)
+    runs = shlex.quote(config.runs)
+    print(f"tables: python evaluate.py --db {database.name} --protocol {config.protocol} --runs {runs}")
 
 
 if __name__ == "__main__":

@@ -67,8 +67,9 @@ def make_librosa(front_end):
 
     mel = dict(n_mels=front_end.bands, fmin=front_end.low, fmax=front_end.high, htk=True, norm=None)
     window = np.hamming(front_end.window)  # symmetric; the name "hamming" would give the periodic one
-    frames = dict(n_fft=front_end.fft, win_length=front_end.window, hop_length=front_end.shift, window=window,
-                  center=False)
+    frames = dict(
+        n_fft=front_end.fft, win_length=front_end.window, hop_length=front_end.shift, window=window, center=False
+    )
     bank = librosa.filters.mel(sr=front_end.rate, n_fft=front_end.fft, **mel)
 
     def emphasize(padded):
@@ -131,9 +132,11 @@ def read_corpus(root, paths):
         start = time.perf_counter()
         subprocess.run([sys.executable, "-c", SECOND_START], input=told, text=True, check=True, cwd=REPOSITORY)
         process = time.perf_counter() - start
-    return first.seconds.sum(), [("empty cache, all cores", first.seconds_spent),
-                                 ("from the cache", again.seconds_spent),
-                                 ("from the cache, new process with its imports", process)]
+    return first.seconds.sum(), [
+        ("empty cache, all cores", first.seconds_spent),
+        ("from the cache", again.seconds_spent),
+        ("from the cache, new process with its imports", process),
+    ]
 
 
 # --------------------------------------------------------------------------------------------- the table
@@ -152,8 +155,10 @@ def print_comparison(name, difference, spent, audio):
     print(f"{name:<6} {'features.log_mel':<34} {1000 * middle[0]:8.1f} ms {audio / middle[0]:9,.0f} x")
     for place, label in ((1, "librosa"), (2, "librosa, filter bank made once")):
         ratio = spent[:, place] / spent[:, 0]
-        print(f"{'':<6} {label:<34} {1000 * middle[place]:8.1f} ms {audio / middle[place]:9,.0f} x"
-              f"   {np.median(ratio):5.2f} ({ratio.min():.2f}-{ratio.max():.2f})")
+        print(
+            f"{'':<6} {label:<34} {1000 * middle[place]:8.1f} ms {audio / middle[place]:9,.0f} x"
+            f"   {np.median(ratio):5.2f} ({ratio.min():.2f}-{ratio.max():.2f})"
+        )
     print(f"{'':<6} largest difference {difference:.1e} in ln E")
 
 
@@ -184,8 +189,10 @@ def measure(root, options):
     if options.seconds_per_clip:
         waves = [np.resize(wave, round(options.seconds_per_clip * 16_000)) for wave in waves]
     audio = sum(map(len, waves)) / 16_000
-    print(f"{name_processor()}, {os.cpu_count()} cores · Python {platform.python_version()}, NumPy {np.__version__}, "
-          f"SciPy {scipy.__version__}, librosa {librosa.__version__}, soundfile {soundfile.__version__}")
+    print(
+        f"{name_processor()}, {os.cpu_count()} cores · Python {platform.python_version()}, NumPy {np.__version__}, "
+        f"SciPy {scipy.__version__}, librosa {librosa.__version__}, soundfile {soundfile.__version__}"
+    )
     print(f"\nOne thread, {len(waves)} clips, {audio:.0f} s of audio, median of {options.rounds} rounds\n")
     print(f"{'':<6} {'':<34} {'processor':>11} {'real time':>11}   ours is faster by")
     worst = 0.0

@@ -27,9 +27,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import features
 import models
 import train
-from features import FRONT_ENDS
 
 CLASSES = 6
 BURN_IN = 2  # steps
@@ -85,7 +85,7 @@ def plain_loop(name, segments, labels, recipe, device):
 
 def our_loop(name, segments, labels, recipe, device):
     """Milliseconds and loss of each step of train.py's own step."""
-    model = train.make_model(name, CLASSES, 0, FRONT_ENDS[recipe.front_end], device)
+    model = train.make_model(name, CLASSES, 0, features.FRONT_ENDS[recipe.front_end], device)
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.lr, fused=True)
     times, losses = [], []
     for index in torch.arange(len(segments), device=device).split(recipe.batch_size):
@@ -99,7 +99,7 @@ def our_loop(name, segments, labels, recipe, device):
 def release_memory(keep):
     """glibc as train.py sets it, or as a process starts."""
     if keep:
-        train.keep_freed_memory()
+        features.keep_freed_memory()
     elif platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         libc.mallopt(-4, 65_536)  # M_MMAP_MAX
@@ -110,7 +110,9 @@ def release_memory(keep):
 def compare(name, steps, repeats, device):
     """Median milliseconds per step of both loops, and the largest difference of their losses."""
     recipe = train.RECIPES[name]
-    segments, labels = segments_of_noise(FRONT_ENDS[recipe.front_end], recipe.batch_size * (steps + BURN_IN), device)
+    segments, labels = segments_of_noise(
+        features.FRONT_ENDS[recipe.front_end], recipe.batch_size * (steps + BURN_IN), device
+    )
     plain, ours, difference = [], [], 0.0
     for _ in range(repeats):
         release_memory(keep=False)
@@ -132,9 +134,9 @@ def peak_memory(segments):
 
 
 def train_and_tell_peak(number):
-    train.keep_freed_memory()
+    features.keep_freed_memory()
     recipe = train.RECIPES["tft"]
-    segments, labels = segments_of_noise(FRONT_ENDS["tft"], number, "cpu")
+    segments, labels = segments_of_noise(features.FRONT_ENDS["tft"], number, "cpu")
     our_loop("tft", segments[: 3 * recipe.batch_size], labels, recipe, "cpu")
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
@@ -154,7 +156,11 @@ def main():
     print(f"{'model':8} {'batch':>5} {'plain ms':>9} {'ours ms':>9} {'ratio':>6} {'loss difference':>16}")
     for name in options.model:
         plain, ours, difference = compare(name, options.steps, options.repeats, options.device)
-        print(f"{name:8} {train.RECIPES[name].batch_size:5} {plain:9.0f} {ours:9.0f} {plain / ours:6.2f} {difference:16.1e}", flush=True)
+        print(
+            f"{name:8} {train.RECIPES[name].batch_size:5} {plain:9.0f} {ours:9.0f} {plain / ours:6.2f}"
+            f" {difference:16.1e}",
+            flush=True,
+        )
     if options.device == "cpu":
         print(f"\n{'segments':>8} {'features MB':>12} {'peak MB':>8} {'rest MB':>8}")
         for number in MEMORY_SEGMENTS:

@@ -156,9 +156,15 @@ def test_the_synthetic_corpus_is_made_on_first_use(tmp_path, monkeypatch, capsys
 def test_several_seeds_give_mean_and_deviation(corpus, tmp_path, capsys):
     db = corpus / "small.csv"
     assert run_train("--db", db, "--model", "atnn", "--seed", "0-1", "--runs", tmp_path, *QUICK) == 0
-    both = next(row for row in table(capsys, "--runs", tmp_path, "--db", db, "--table", "ablation") if row["model"] == "atnn")
+    both = next(
+        row for row in table(capsys, "--runs", tmp_path, "--db", db, "--table", "ablation") if row["model"] == "atnn"
+    )
     each = [
-        next(row for row in table(capsys, "--runs", tmp_path, "--db", db, "--table", "ablation", "--seed", seed) if row["war"])
+        next(
+            row
+            for row in table(capsys, "--runs", tmp_path, "--db", db, "--table", "ablation", "--seed", seed)
+            if row["war"]
+        )
         for seed in (0, 1)
     ]
     assert both["seeds"] == [0, 1] and both["folds_done"] == 4
@@ -229,7 +235,7 @@ def test_standardization_matches_numpy(kind, corpus):
     fold = protocols.make_folds(database)[0]
     index = torch.arange(len(data.segments))
     got = train.gather(data, train.standardization(data, kind, data.segments_of(fold.train)), index)[:, 0].numpy()
-    raw, owner = data.segments.numpy().astype(np.float64), data.owner.numpy()
+    raw, owner = data.segments.numpy().astype(np.float64), data.utterance_of.numpy()
     for segment in range(0, len(raw), 7):
         chosen = {
             "fold": np.isin(owner, fold.train),
@@ -247,7 +253,9 @@ def test_standardization_matches_numpy(kind, corpus):
 def test_every_training_segment_is_seen_once_an_epoch_and_no_other(corpus, monkeypatch, tmp_path):
     seen = []
     gather = train.gather
-    monkeypatch.setattr(train, "gather", lambda data, standard, index: seen.append(index) or gather(data, standard, index))
+    monkeypatch.setattr(
+        train, "gather", lambda data, standard, index: seen.append(index) or gather(data, standard, index)
+    )
     monkeypatch.setattr(train, "score", lambda model, data, standard, test: np.zeros((len(test), 4), np.float32))
     assert run_train("--db", corpus / "small.csv", "--fold", "2", "--model", "atnn", "--runs", tmp_path, *QUICK) == 0
     database = protocols.open_database(str(corpus / "small.csv"))
@@ -332,7 +340,18 @@ def test_a_recording_shorter_than_a_segment_is_scored(copy, tmp_path):
 
 
 def test_a_run_with_other_settings_or_other_recordings_is_not_overwritten(copy, tmp_path, capsys):
-    base = ["--db", copy / "small.csv", "--model", "atnn", "--fold", "1", "--runs", tmp_path / "runs", "--device", "cpu"]
+    base = [
+        "--db",
+        copy / "small.csv",
+        "--model",
+        "atnn",
+        "--fold",
+        "1",
+        "--runs",
+        tmp_path / "runs",
+        "--device",
+        "cpu",
+    ]
     assert run_train(*base, "--epochs", "1") == 0
     folder = results.fold_folder(tmp_path / "runs", "small", "atnn", "speaker", 0, 1)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -376,6 +395,7 @@ def test_results_of_different_experiments_do_not_mix_in_a_row(corpus, tmp_path, 
 
 
 def test_evaluate_without_runs_shows_what_was_published(tmp_path, capsys):
+    (tmp_path / "none").mkdir()
     rows = table(capsys, "--runs", tmp_path / "none")
     figures = [row for row in rows if row["table"] != "databases"]
     assert len(figures) == len(evaluate.read_published()) and all(row["war"] is None for row in figures)

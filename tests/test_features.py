@@ -1,6 +1,6 @@
 """The front end against slow, obvious versions of itself and against scipy; the cache against damage and crowds.
 
-    python -m pytest tests/test_features.py
+python -m pytest tests/test_features.py
 """
 
 import importlib.util
@@ -179,14 +179,17 @@ def test_triangles_sum_to_one_between_first_and_last_centre():
 # -------------------------------------------------------------------------------------------------- segments
 
 
-@pytest.mark.parametrize("name, samples, segments", [
-    *(("tft", n, 1) for n in (1, 319, 320, 479, 480, 12_959, 12_960, 12_960 + 159)),
-    *(("tft", n, 2) for n in (12_960 + 160, 25_759, 25_760, 25_760 + 159)),
-    ("tft", 25_760 + 160, 3),
-    *(("atfnn", n, 1) for n in (1, 319, 320, 479, 480, 12_960 + 160, 20_639, 20_640, 20_640 + 159)),
-    *(("atfnn", n, 2) for n in (20_640 + 160, 41_119, 41_120, 41_120 + 159)),
-    ("atfnn", 41_120 + 160, 3),
-])
+@pytest.mark.parametrize(
+    "name, samples, segments",
+    [
+        *(("tft", n, 1) for n in (1, 319, 320, 479, 480, 12_959, 12_960, 12_960 + 159)),
+        *(("tft", n, 2) for n in (12_960 + 160, 25_759, 25_760, 25_760 + 159)),
+        ("tft", 25_760 + 160, 3),
+        *(("atfnn", n, 1) for n in (1, 319, 320, 479, 480, 12_960 + 160, 20_639, 20_640, 20_640 + 159)),
+        *(("atfnn", n, 2) for n in (20_640 + 160, 41_119, 41_120, 41_120 + 159)),
+        ("atfnn", 41_120 + 160, 3),
+    ],
+)
 def test_segments_hold_every_whole_frame(name, samples, segments):
     front_end = FRONT_ENDS[name]
     assert features.count_segments(samples, front_end) == slow_count(samples, front_end) == segments
@@ -298,10 +301,18 @@ def test_resampling_does_not_fold_high_frequencies_down(tmp_path):
     assert folded < 1e-3 * spectrum.max()
 
 
-@pytest.mark.parametrize("name, subtype, step", [
-    ("a.wav", "PCM_U8", 2**-7), ("a.wav", "PCM_16", 2**-15), ("a.wav", "PCM_24", 2**-23), ("a.wav", "FLOAT", 1e-12),
-    ("a.wav", "DOUBLE", 1e-12), ("a.flac", "PCM_16", 2**-15), ("a.flac", "PCM_24", 2**-23),
-])
+@pytest.mark.parametrize(
+    "name, subtype, step",
+    [
+        ("a.wav", "PCM_U8", 2**-7),
+        ("a.wav", "PCM_16", 2**-15),
+        ("a.wav", "PCM_24", 2**-23),
+        ("a.wav", "FLOAT", 1e-12),
+        ("a.wav", "DOUBLE", 1e-12),
+        ("a.flac", "PCM_16", 2**-15),
+        ("a.flac", "PCM_24", 2**-23),
+    ],
+)
 def test_every_encoding_gives_the_samples_to_its_precision(tmp_path, name, subtype, step):
     soundfile.write(tmp_path / name, noise(5000), 16000, subtype=subtype)
     np.testing.assert_allclose(features.read_audio(tmp_path / name), noise(5000), rtol=0, atol=1.01 * step)
@@ -317,11 +328,13 @@ def test_extra_chunks_are_passed_over(tmp_path, at):
     np.testing.assert_array_equal(features.read_audio(path), plain)
 
 
-def test_a_length_left_open_by_a_streaming_writer_is_accepted(tmp_path):
+@pytest.mark.parametrize("length", [0xFFFF_FFFF, 0x7FFF_FFFF, 0x7FFF_F000])
+def test_a_length_left_open_by_a_streaming_writer_is_accepted(tmp_path, length):
     path = tmp_path / "a.wav"
     soundfile.write(path, noise(5000), 16000)
     plain, data = features.read_audio(path), path.read_bytes()
-    path.write_bytes(data[:4] + b"\xff" * 4 + data[8:40] + b"\xff" * 4 + data[44:])
+    size = struct.pack("<I", length)
+    path.write_bytes(data[:4] + size + data[8:40] + size + data[44:])
     np.testing.assert_array_equal(features.read_audio(path), plain)
 
 
@@ -411,13 +424,18 @@ def expected(root, names=NAMES, front_end=TFT):
     return np.concatenate([features.extract(root / name, front_end)[0] for name in names])
 
 
+def digest_of_recordings(root):
+    """What Features.digest tells: SHA-256 over the SHA-256 of each file."""
+    return sha256("".join(sha256((root / name).read_bytes()).hexdigest() for name in NAMES).encode()).hexdigest()
+
+
 def check(result, root, cache, cached):
     """A result is right and sound, and the cache holds whole entries only."""
     np.testing.assert_array_equal(result.segments, expected(root))
     assert result.segments.dtype == np.float32
     assert result.counts.tolist() == [1, 3, 1, 3, 2]
     np.testing.assert_allclose(result.seconds, np.array(LENGTHS) / 16000)
-    assert result.digest == sha256(expected(root).tobytes()).hexdigest()
+    assert result.digest == digest_of_recordings(root)
     assert result.cached is cached
     for entry in cache.iterdir():
         assert sorted(path.name for path in entry.iterdir()) == ["index.json", "segments.f32"]
@@ -491,10 +509,22 @@ def test_a_recording_of_another_size_is_read_again(root, cache):
     assert not features.load(root, NAMES, TFT, cache).cached
 
 
-@pytest.mark.parametrize("change", [
-    dict(frames=128), dict(pre_emphasis=0.0), dict(rate=8_000, high=4_000.0), dict(window=400), dict(shift=80),
-    dict(fft=1024), dict(bands=40), dict(low=50.0), dict(high=7_000.0), dict(floor=1e-3),
-], ids=lambda change: next(iter(change)))
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(frames=128),
+        dict(pre_emphasis=0.0),
+        dict(rate=8_000, high=4_000.0),
+        dict(window=400),
+        dict(shift=80),
+        dict(fft=1024),
+        dict(bands=40),
+        dict(low=50.0),
+        dict(high=7_000.0),
+        dict(floor=1e-3),
+    ],
+    ids=lambda change: next(iter(change)),
+)
 def test_every_setting_has_its_own_entry(root, cache, change):
     front_end = replace(TFT, **change)
     features.load(root, NAMES[:2], TFT, cache)
@@ -583,15 +613,16 @@ print(json.dumps([result.digest, result.counts.tolist(), result.cached]))
 def start_builder(root, cache, task, mine=None, other=None):
     """Start a process that loads NAMES; `mine` marks that it is at work, `other` that the other one is."""
     told = json.dumps([str(root), NAMES, str(cache), task, str(mine), str(other)])
-    return subprocess.Popen([sys.executable, "-c", BUILDER, told], cwd=Path(features.__file__).parent,
-                            stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", BUILDER, told], cwd=Path(features.__file__).parent, stdout=subprocess.PIPE, text=True
+    )
 
 
 def test_two_processes_at_once_both_get_sound_results(root, cache, tmp_path):
     marks = tmp_path / "one", tmp_path / "two"
     builders = start_builder(root, cache, "first", *marks), start_builder(root, cache, "second", *marks[::-1])
     results = [json.loads(builder.communicate(timeout=60)[0]) for builder in builders]
-    digest = sha256(expected(root).tobytes()).hexdigest()
+    digest = digest_of_recordings(root)
     assert results == [[digest, [1, 3, 1, 3, 2], False]] * 2  # neither found the other's work ready
     check(features.load(root, NAMES, TFT, cache), root, cache, cached=True)
     assert len(list(cache.iterdir())) == 1

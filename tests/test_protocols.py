@@ -1,6 +1,6 @@
 """Databases as they are read and refused, folds that never mix speakers, and the counting of answers.
 
-    python -m pytest tests/test_protocols.py
+python -m pytest tests/test_protocols.py
 """
 
 from collections import Counter

@@ -1,6 +1,6 @@
 """The synthetic corpora: reproducible, complete, laid out like the real ones, and worth learning from.
 
-    python -m pytest tests/test_synthetic.py
+python -m pytest tests/test_synthetic.py
 """
 
 import csv
@@ -22,13 +22,11 @@ from benchmarks import synthetic
 def corpora(tmp_path_factory):
     """Each small corpus, written once: {layout: (root, count)}."""
     top = tmp_path_factory.mktemp("corpora")
-    return {layout: (top / layout, synthetic.write_corpus(layout, top / layout))
-            for layout in synthetic.LAYOUTS}
+    return {layout: (top / layout, synthetic.write_corpus(layout, top / layout)) for layout in synthetic.LAYOUTS}
 
 
 def wavs(root):
-    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*.wav")
-                  if not path.name.startswith("._"))
+    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*.wav") if not path.name.startswith("._"))
 
 
 def median_pitch(samples, rate=16000):
@@ -36,7 +34,7 @@ def median_pitch(samples, rate=16000):
     frames = np.lib.stride_tricks.sliding_window_view(samples, 640)[::320] * np.hanning(640)
     power = np.abs(np.fft.rfft(frames, 2048)) ** 2
     window = np.abs(np.fft.rfft(np.hanning(640), 2048)) ** 2
-    lags = np.fft.irfft(power)[:, :640] / np.fft.irfft(window)[:640]    # corrected for the taper
+    lags = np.fft.irfft(power)[:, :640] / np.fft.irfft(window)[:640]  # corrected for the taper
     low, high = rate // 500, rate // 60
     best = lags[:, low:high].argmax(1)
     voiced = lags[np.arange(len(lags)), low + best] > 0.6 * lags[:, 0]
@@ -53,14 +51,15 @@ def centroid(samples):
 
 def several(measure, speaker, emotion, count=8):
     """Median of a measure over some texts."""
-    return np.median([measure(synthetic.synthesize(speaker, emotion, text, 1.5))
-                      for text in range(count)])
+    return np.median([measure(synthetic.synthesize(speaker, emotion, text, 1.5)) for text in range(count)])
 
 
 # ---------------------------------------------------------------------------- signal
 
-@pytest.mark.parametrize("seconds, rate", [(0.01, 16000), (0.5, 16000), (1.23456, 16000),
-                                           (0.7, 48000), (0.3, 22050), (0.4, 8000)])
+
+@pytest.mark.parametrize(
+    "seconds, rate", [(0.01, 16000), (0.5, 16000), (1.23456, 16000), (0.7, 48000), (0.3, 22050), (0.4, 8000)]
+)
 def test_exact_length_and_range(seconds, rate):
     samples = synthetic.synthesize("S1", "angry", 3, seconds, rate)
     assert samples.dtype == np.float32 and samples.shape == (round(seconds * rate),)
@@ -70,7 +69,7 @@ def test_exact_length_and_range(seconds, rate):
 def test_every_emotion_has_a_plausible_level():
     for emotion in (*synthetic.EMOTIONS, *synthetic.ALIASES):
         samples = synthetic.synthesize("S2", emotion, 5, 1.0)
-        assert -35 < 10 * np.log10(np.mean(samples ** 2)) < -12, emotion
+        assert -35 < 10 * np.log10(np.mean(samples**2)) < -12, emotion
         assert np.abs(samples).max() < 0.99, emotion
 
 
@@ -92,6 +91,7 @@ def test_same_text_same_phones_for_everyone():
     def phones(seed, rate):
         names, _, _ = synthetic.phones_of(207, 2.0, rate, np.random.default_rng(seed))
         return "".join(names).replace("q", "")
+
     slow, fast, other = phones(0, 3.5), phones(1, 6.0), phones(2, 6.0)
     assert fast.startswith(slow[:8]) and other.startswith(slow[:8]) and len(fast) > len(slow)
 
@@ -106,7 +106,7 @@ def test_resonators_peak_at_their_formants():
     noise = np.random.default_rng(0).standard_normal(64000)
     formants = np.tile([[700.0, 1800, 2600, 3600, 4600]], (200, 1))
     power = np.abs(np.fft.rfft(synthetic.vocal_tract(noise, formants))) ** 2
-    smooth = np.convolve(power, np.ones(161), "same")                   # 40 Hz
+    smooth = np.convolve(power, np.ones(161), "same")  # 40 Hz
     hertz = np.fft.rfftfreq(64000, 1 / 16000)
     for formant in (700, 1800, 2600):
         near = np.abs(hertz - formant) < 300
@@ -132,7 +132,7 @@ def test_moving_formants_against_the_difference_equation():
 def test_nothing_clicks():
     for text in range(12):
         samples = synthetic.synthesize("S2", "neutral", text, 2.0)
-        assert 20 * np.log10(np.abs(samples).max() / samples.std()) < 24        # crest of speech, dB
+        assert 20 * np.log10(np.abs(samples).max() / samples.std()) < 24  # crest of speech, dB
 
 
 def test_emotion_moves_pitch_level_and_tilt():
@@ -149,15 +149,25 @@ def test_speaker_moves_pitch_and_formants():
     assert synthetic.voice_of("1F", 0)[0] > synthetic.voice_of("1M", 0)[0]
 
 
-@pytest.mark.parametrize("change", [dict(emotion="glad"), dict(seconds=0.0), dict(seconds=float("nan")),
-                                    dict(seconds=float("inf")), dict(text=-1), dict(seed=-1),
-                                    dict(rate=0)])
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(emotion="glad"),
+        dict(seconds=0.0),
+        dict(seconds=float("nan")),
+        dict(seconds=float("inf")),
+        dict(text=-1),
+        dict(seed=-1),
+        dict(rate=0),
+    ],
+)
 def test_impossible_arguments_are_refused(change):
     with pytest.raises(ValueError):
         synthetic.synthesize(**dict(speaker="S1", emotion="sad", text=1, seconds=0.5) | change)
 
 
 # ---------------------------------------------------------------------------- plans
+
 
 def test_count_segments_against_framing_by_hand():
     for samples in (320, 479, 480, 12960, 12961, 13119, 13120, 40000):
@@ -178,8 +188,7 @@ FULL = {
     "casia": dict.fromkeys(("angry", "fear", "happy", "neutral", "sad", "surprise"), 200),
     "abc": dict(aggressive=95, cheerful=105, intoxicated=33, nervous=93, neutral=79, tired=25),
     "emodb": dict(W=127, L=81, E=46, A=69, F=71, T=62, N=79),
-    "ravdess": dict(neutral=96, calm=192, happy=192, sad=192, angry=192, fearful=192, disgust=192,
-                    surprised=192),
+    "ravdess": dict(neutral=96, calm=192, happy=192, sad=192, angry=192, fearful=192, disgust=192, surprised=192),
     "manifest": dict(angry=24, happy=24, neutral=24, sad=24),
 }
 SPEAKERS = dict(iemocap=10, casia=4, abc=8, emodb=10, ravdess=24, manifest=4)
@@ -197,8 +206,17 @@ def test_full_counts(layout):
 def test_full_iemocap_speaker_sizes():
     plan = [u for u in synthetic.plan_corpus("iemocap", "full") if u.usable]
     assert Counter(u.speaker for u in plan) == {
-        "1F": 217, "1M": 205, "2F": 185, "2M": 208, "3F": 264, "3M": 274, "4F": 149, "4M": 221,
-        "5F": 298, "5M": 259}
+        "1F": 217,
+        "1M": 205,
+        "2F": 185,
+        "2M": 208,
+        "3F": 264,
+        "3M": 274,
+        "4F": 149,
+        "4M": 221,
+        "5F": 298,
+        "5M": 259,
+    }
 
 
 @pytest.mark.parametrize("layout", FULL)
@@ -220,6 +238,7 @@ def test_contingency_keeps_both_totals():
 
 # ---------------------------------------------------------------------------- corpora
 
+
 @pytest.mark.parametrize("layout", FULL)
 def test_what_was_planned_is_there_and_readable(corpora, layout):
     root, count = corpora[layout]
@@ -229,7 +248,11 @@ def test_what_was_planned_is_there_and_readable(corpora, layout):
     for utterance in plan:
         about = soundfile.info(root / utterance.path)
         assert (about.frames, about.samplerate, about.channels, about.subtype) == (
-            utterance.samples, utterance.rate, utterance.channels, "PCM_16")
+            utterance.samples,
+            utterance.rate,
+            utterance.channels,
+            "PCM_16",
+        )
     assert not [path for path in root.parent.iterdir() if path.name.startswith(".")]
 
 
@@ -253,15 +276,17 @@ def test_same_corpus_twice_and_another_with_another_seed(corpora, tmp_path):
 def test_processes_write_the_same_bytes(monkeypatch, tmp_path):
     plan = synthetic.plan_casia(False, np.random.default_rng(0))[:3]
     monkeypatch.setitem(synthetic.LAYOUTS, "casia", lambda full, rng: plan)
-    for size in ("small", "full"):                                      # one process, all cores
+    for size in ("small", "full"):  # one process, all cores
         assert synthetic.write_corpus("casia", tmp_path / size, size) == 3
     for utterance in plan:
         small, full = ((tmp_path / size / utterance.path).read_bytes() for size in ("small", "full"))
         assert small == full
 
 
-HEAD = re.compile(r"\[(\d+\.\d{4}) - (\d+\.\d{4})\]\t(Ses\d\d[FM]_(?:impro|script)\w+)\t(\w{3})"
-                  r"\t\[\d\.\d{4}, \d\.\d{4}, \d\.\d{4}\]")
+HEAD = re.compile(
+    r"\[(\d+\.\d{4}) - (\d+\.\d{4})\]\t(Ses\d\d[FM]_(?:impro|script)\w+)\t(\w{3})"
+    r"\t\[\d\.\d{4}, \d\.\d{4}, \d\.\d{4}\]"
+)
 
 
 def test_iemocap_annotations(corpora):
@@ -285,15 +310,17 @@ def test_iemocap_annotations(corpora):
             else:
                 ignored.add(("script" in name, label))
     assert len(kept) == len(set(kept)) == count
-    assert all(letter == {"F", "M"} for letter in letters.values())     # whatever Ses01F says
+    assert all(letter == {"F", "M"} for letter in letters.values())  # whatever Ses01F says
     assert {"Ses03M_impro05a", "Ses03M_impro05b"} <= letters.keys()
     assert {(True, "neu"), (True, "ang"), (False, "xxx"), (False, "exc"), (False, "fru")} <= ignored
 
 
 def test_iemocap_has_what_must_not_be_read(corpora):
     folder = corpora["iemocap"][0] / "Session1/dialog/EmoEvaluation"
-    for path in (folder / "._Ses01F_impro01.txt",
-                 folder.parents[1] / "sentences/wav/Ses01F_impro01/._Ses01F_impro01_F000.wav"):
+    for path in (
+        folder / "._Ses01F_impro01.txt",
+        folder.parents[1] / "sentences/wav/Ses01F_impro01/._Ses01F_impro01_F000.wav",
+    ):
         assert path.read_bytes().startswith(b"\x00\x05\x16\x07")
     for name in ("Attribute", "Categorical", "Self-evaluation"):
         texts = list((folder / name).glob("*.txt"))
@@ -312,8 +339,7 @@ def test_casia_names(corpora):
 def test_emodb_names():
     for size in ("small", "full"):
         for utterance in synthetic.plan_corpus("emodb", size):
-            assert re.fullmatch(r"wav/(03|08|09|1[0-6])(a0[12457]|b0[1239]|b10)[WLEAFTN][a-f]\.wav",
-                                utterance.path)
+            assert re.fullmatch(r"wav/(03|08|09|1[0-6])(a0[12457]|b0[1239]|b10)[WLEAFTN][a-f]\.wav", utterance.path)
 
 
 def test_ravdess_is_48_khz_with_stereo_and_extra_chunks(corpora):
@@ -322,7 +348,7 @@ def test_ravdess_is_48_khz_with_stereo_and_extra_chunks(corpora):
     stereo, extra = 0, 0
     for path in wavs(root):
         assert re.fullmatch(r"Actor_(\d\d)/03-01-0[1-8]-0[12]-0[12]-0[12]-\1\.wav", path)
-        with wave.open(str(root / path)) as file:                       # a second reader agrees
+        with wave.open(str(root / path)) as file:  # a second reader agrees
             assert file.getframerate() == 48000 and file.getsampwidth() == 2
             raw = np.frombuffer(file.readframes(file.getnframes()), "<i2")
         samples, _ = soundfile.read(root / path, dtype="int16")
@@ -356,6 +382,7 @@ def test_manifests_name_every_file(corpora, layout):
 
 # ---------------------------------------------------------------------------- refusals
 
+
 def test_an_existing_root_is_refused_and_an_empty_one_is_not(tmp_path):
     root = tmp_path / "corpus"
     root.mkdir()
@@ -372,6 +399,7 @@ def test_the_slower_of_two_writers_gives_way(monkeypatch, tmp_path):
     def write(utterance, root, seed):
         (tmp_path / "corpus").mkdir(exist_ok=True)
         (tmp_path / "corpus" / "first").write_text("here")
+
     monkeypatch.setattr(synthetic, "write_utterance", write)
     assert synthetic.write_corpus("casia", tmp_path / "corpus") == 48
     assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
@@ -381,28 +409,32 @@ def test_the_slower_of_two_writers_gives_way(monkeypatch, tmp_path):
 def test_a_failure_leaves_nothing(monkeypatch, tmp_path):
     def write(utterance, root, seed):
         raise OSError("disk full")
+
     monkeypatch.setattr(synthetic, "write_utterance", write)
     with pytest.raises(OSError, match="disk full"):
         synthetic.write_corpus("casia", tmp_path / "corpus")
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("arguments", [("timit", "small", 0), ("casia", "huge", 0),
-                                       ("casia", "small", -1)])
+@pytest.mark.parametrize("arguments", [("timit", "small", 0), ("casia", "huge", 0), ("casia", "small", -1)])
 def test_impossible_plans_are_refused(arguments):
     with pytest.raises(ValueError):
         synthetic.plan_corpus(*arguments)
 
 
 def test_command_line(tmp_path):
-    done = subprocess.run([sys.executable, synthetic.__file__, "--layout", "casia", "--seed", "3",
-                           "--out", tmp_path / "corpus"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, synthetic.__file__, "--layout", "casia", "--seed", "3", "--out", tmp_path / "corpus"],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0 and "48 usable utterances" in done.stdout.splitlines()[-1]
     assert len(wavs(tmp_path / "corpus")) == 48
 
 
-@pytest.mark.parametrize("arguments", ["--layout timit --out x", "--out x --seed -1", "--layout casia",
-                                       "--out x --size huge", "--out ."])
+@pytest.mark.parametrize(
+    "arguments", ["--layout timit --out x", "--out x --seed -1", "--layout casia", "--out x --size huge", "--out ."]
+)
 def test_bad_arguments_end_with_one_line(arguments, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there").touch()
