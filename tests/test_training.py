@@ -1,0 +1,364 @@
+"""What training computes, epoch by epoch; and that it goes on, shares folds and stops as it should."""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import features
+import protocols
+import results
+import train
+from benchmarks import synthetic
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quiet_machine(tmp_path_factory):
+    """A cache of our own, and one thread."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("SER_CACHE", str(tmp_path_factory.mktemp("cache")))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory):
+    """5 speakers of unequal size: 4 of the default corpus and a part of the first one under another name."""
+    root = tmp_path_factory.mktemp("corpus") / "five"
+    synthetic.write_corpus("manifest", root)
+    header, *lines = (root / "manifest.csv").read_text().splitlines()
+    rows = [line for line in lines if line.split(",")[0].endswith(("_01.wav", "_02.wav"))]
+    rows += [
+        line.replace("S1", "S5").replace("wav/S5", "wav/S1") for line in lines if "S1/" in line and "_03.wav" in line
+    ]
+    (root / "manifest.csv").unlink()
+    (root / "five.csv").write_text("\n".join([header, *rows]) + "\n")
+    return root / "five.csv"
+
+
+def base(manifest, runs, *more):
+    told = ["--db", manifest, "--model", "atnn", "--fold", "2", "--device", "cpu", "--batch-size", "16", "--runs", runs]
+    return [str(one) for one in (*told, *more)]
+
+
+def folder_of(runs, model="atnn", seed=0, number=2, track="last"):
+    return results.fold_folder(runs, "five", model, "speaker", seed, number, track)
+
+
+def log_of(folder):
+    return np.loadtxt(folder / "log.csv", delimiter=",", skiprows=1, ndmin=2)
+
+
+def outcome(folder):
+    """All of a fold that must be the same bits, however it came about."""
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    return (
+        (folder / "predictions.csv").read_bytes(),
+        log_of(folder)[:, :2].tobytes(),
+        {name: value.tobytes() for name, value in results.read_epochs(folder).items()},
+        {name: value.numpy().tobytes() for name, value in state["model"].items()},
+    )
+
+
+# ------------------------------------------------------------------------------------------ arithmetic
+
+
+# Adam turns rounding into whole steps where a gradient is nothing but rounding: TFT's biases before batch norm
+@pytest.mark.parametrize("model, lr, tolerance", [("atnn", 0.003, 1e-4), ("tft-t+f", 0.002, 2e-3)])
+def test_training_follows_a_plain_loop(model, lr, tolerance, manifest, tmp_path):
+    arguments = base(manifest, tmp_path, "--epochs", 3, "--lr", lr, "--eval-every", 2, "--seed", 7)
+    train.main([*arguments, "--model", model])
+    folder = folder_of(tmp_path, model, seed=7)
+
+    database = protocols.open_database(str(manifest))
+    fold = protocols.make_folds(database)[1]
+    front_end = features.FRONT_ENDS[train.RECIPES[model].front_end]
+    clips = [features.extract(database.root / path, front_end)[0] for path in database.paths]
+    x = torch.from_numpy(np.concatenate([clips[i] for i in fold.train]))[:, None]
+    y = torch.tensor([database.labels[i] for i in fold.train for _ in clips[i]])
+    mean, deviation = x.mean((0, 1, 3))[:, None], x.var((0, 1, 3), correction=0)[:, None].sqrt()
+    network = train.make_model(model, 4, 7, front_end, "cpu").to(memory_format=torch.contiguous_format)
+    optimizer = torch.optim.Adam(network.parameters(), lr)
+    losses = []
+    for epoch in (1, 2, 3):
+        network.train()
+        parts = []
+        for index in train.epoch_order(len(x), 7, epoch).split(16):
+            loss = torch.nn.functional.cross_entropy(network((x[index] - mean) / deviation), y[index])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            parts.append(loss.item() * len(index))
+        losses.append(sum(parts) / len(x))
+    network.eval()
+    with torch.no_grad():
+        scores = [
+            network((torch.from_numpy(clips[i])[:, None] - mean) / deviation).softmax(1).mean(0).numpy()
+            for i in fold.test
+        ]
+    log, got = log_of(folder), results.read_fold(folder)
+    assert log[:, 0].tolist() == [1, 2, 3] and losses[2] < losses[0]
+    np.testing.assert_allclose(log[:, 1], losses, atol=tolerance)
+    np.testing.assert_allclose(got.scores, scores, atol=10 * tolerance)
+    np.testing.assert_allclose(got.scores.sum(1), 1, atol=1e-5)
+    kept = results.read_epochs(folder)
+    assert kept["epochs"].tolist() == [2, 3]
+    assert np.array_equal(kept["scores"][-1], got.scores) and not np.array_equal(kept["scores"][0], got.scores)
+
+
+@pytest.mark.parametrize("model", ["tft", "atnn"])
+def test_looking_at_the_test_scores_changes_nothing(model, manifest, tmp_path):
+    told = []
+    for every in (0, 1):
+        runs = tmp_path / str(every)
+        train.main([*base(manifest, runs, "--epochs", 2, "--eval-every", every), "--model", model])
+        told.append(outcome(folder_of(runs, model)))
+    assert told[0][0] == told[1][0] and told[0][3] == told[1][3]
+
+
+def test_seeds_give_other_weights_and_other_scores(manifest, tmp_path):
+    train.main(base(manifest, tmp_path, "--epochs", 1, "--seed", "0-1"))
+    scores = [results.read_fold(folder_of(tmp_path, seed=seed)).scores for seed in (0, 1)]
+    assert not np.array_equal(*scores)
+    first, second, again = (
+        next(train.make_model("tft", 4, seed, features.FRONT_ENDS["tft"], "cpu").parameters()) for seed in (0, 1, 0)
+    )
+    assert torch.equal(first, again) and not torch.equal(first, second)
+
+
+def test_the_recipes_are_the_papers():
+    assert all(
+        (r.front_end, r.epochs, r.batch_size, r.lr) == ("tft", 1000, 64, 1e-3)
+        for r in train.RECIPES.values()
+        if r is train.TFT
+    )
+    assert (train.ATFNN.front_end, train.ATFNN.batch_size, train.ATFNN.lr) == ("atfnn", 128, 5e-4)
+    assert [name for name, recipe in train.RECIPES.items() if recipe is train.ATFNN] == [
+        "atfnn",
+        "afnn",
+        "atnn",
+        "tfnn",
+    ]
+
+
+# ----------------------------------------------------------------------------------- validation track
+
+
+def test_the_validation_track_chooses_on_speakers_that_it_neither_trains_on_nor_tests(manifest, tmp_path):
+    train.main(base(manifest, tmp_path, "--epochs", 4, "--eval-every", 1, "--track", "validation", "--fold", "all"))
+    database = protocols.open_database(str(manifest))
+    for number in range(1, 6):
+        folder = folder_of(tmp_path, number=number, track="validation")
+        fold, marker, kept = results.read_fold(folder), results.read_marker(folder), results.read_epochs(folder)
+        held = set(fold.config["settings"]["held_out"])
+        tested = set(fold.config["test_speakers"])
+        assert len(held) == 1 and held | tested | set(marker["trained_on"]) == set(database.speakers.tolist())
+        assert not held & tested and not (held | tested) & set(marker["trained_on"])
+        assert kept["validation"].shape[:2] == (4, int(np.isin(database.speakers, list(held)).sum()))
+        rates = [protocols.uar(protocols.confusion(kept["validation_labels"], one)) for one in kept["validation"]]
+        place = kept["epochs"].tolist().index(marker["epoch"])
+        assert rates[place] == max(rates) and np.array_equal(kept["scores"][place], fold.scores)
+        assert torch.load(folder / "checkpoint.pt", weights_only=True)["epoch"] == marker["epoch"]
+    assert not folder_of(tmp_path, number=1).exists()  # nothing of it is mixed with the result
+
+
+def test_held_out_speakers_follow_the_tested_one_and_move_on_with_the_seed():
+    speakers = np.array([f"s{i:02}" for i in range(11) for _ in range(2)])
+    database = protocols.Database(
+        "x", Path(), "", ("a", "b"), [str(i) for i in range(22)], [], np.arange(22) % 2, speakers, speakers, False
+    )
+    fold = protocols.make_folds(database)[9]  # s09
+    told = []
+    for seed in range(3):
+        fit, held = protocols.hold_out(database, fold, seed)
+        assert sorted([*fit, *held, *fold.test]) == list(range(22))
+        told.append(sorted(set(speakers[held].tolist())))
+    assert told == [["s00", "s10"], ["s01", "s02"], ["s03", "s04"]]  # two of ten
+
+
+def test_one_training_speaker_is_not_split(tmp_path):
+    speakers = np.array(["a", "a", "b", "b"])
+    database = protocols.Database(
+        "x", Path(), "", ("u", "v"), list("1234"), [], np.arange(4) % 2, speakers, speakers, False
+    )
+    with pytest.raises(protocols.UsageError, match="track last"):
+        protocols.hold_out(database, protocols.make_folds(database)[0], 0)
+
+
+# ------------------------------------------------------------------------------------------- going on
+
+
+@pytest.mark.parametrize("track", ["last", "validation"])
+@pytest.mark.parametrize("model", ["atnn", "tft-t+f"])
+def test_a_run_that_was_stopped_in_any_epoch_gives_the_same_bits(model, track, manifest, tmp_path, monkeypatch):
+    arguments = ["--epochs", 5, "--eval-every", 2, "--save-every", 0, "--track", track, "--model", model]
+    train.main(base(manifest, tmp_path / "whole", *arguments))
+    whole = outcome(folder_of(tmp_path / "whole", model, track=track))
+    run_epoch = train.Training.run_epoch
+    for stop in (2, 3, 4):
+        calls = []
+
+        def stopping(self, show, calls=calls, stop=stop):
+            calls.append(self.epoch)
+            if self.epoch == stop:
+                raise KeyboardInterrupt
+            return run_epoch(self, show)
+
+        runs = tmp_path / f"stopped{stop}"
+        monkeypatch.setattr(train.Training, "run_epoch", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            train.main(base(manifest, runs, *arguments))
+        folder = folder_of(runs, model, track=track)
+        assert (folder / results.STATE).exists() and not results.is_done(folder)
+        monkeypatch.setattr(
+            train.Training,
+            "run_epoch",
+            lambda self, show, calls=calls: calls.append(self.epoch) or run_epoch(self, show),
+        )
+        calls.clear()
+        train.main(base(manifest, runs, *arguments))
+        assert calls == list(range(stop, 5))  # nothing was trained twice
+        assert outcome(folder) == whole
+        assert not list(folder.parent.rglob(".*"))
+
+
+class Trap:
+    def __reduce__(self):
+        return (os.mkdir, ("trapped",))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"garbage" * 99, pickle.dumps(Trap()), None])
+def test_a_damaged_or_hostile_state_starts_the_fold_again(content, manifest, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    train.main(base(manifest, tmp_path / "whole", "--epochs", 2))
+    arguments = base(manifest, tmp_path / "runs", "--epochs", 2)
+    folder = folder_of(tmp_path / "runs")
+    folder.mkdir(parents=True)
+    if content is None:  # a sound file with a call inside
+        torch.save(dict(settings=Trap()), folder / results.STATE)
+    else:
+        (folder / results.STATE).write_bytes(content)
+    train.main(arguments)
+    assert not (tmp_path / "trapped").exists()
+    assert "damaged" in capsys.readouterr().out
+    assert outcome(folder) == outcome(folder_of(tmp_path / "whole"))
+
+
+def test_a_state_of_other_settings_is_not_thrown_away_unasked(manifest, tmp_path, monkeypatch):
+    run_epoch = train.Training.run_epoch
+
+    def stopping(self, show):
+        if self.epoch == 2:
+            raise KeyboardInterrupt
+        return run_epoch(self, show)
+
+    monkeypatch.setattr(train.Training, "run_epoch", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        train.main(base(manifest, tmp_path, "--epochs", 5, "--save-every", 0))
+    with pytest.raises(results.RunError, match="epochs 5, not 3"):
+        train.main(base(manifest, tmp_path, "--epochs", 3))
+    (folder_of(tmp_path) / results.STATE).unlink()  # nothing to lose
+    monkeypatch.setattr(train.Training, "run_epoch", run_epoch)
+    train.main(base(manifest, tmp_path, "--epochs", 3))
+
+
+# -------------------------------------------------------------------------------------- many processes
+
+
+def test_a_fold_that_another_process_holds_is_left_to_it(manifest, tmp_path, capsys):
+    holder = subprocess.Popen(
+        [sys.executable, "-c", f"import results, time\nwith results.claim(results.Path({str(folder_of(tmp_path))!r})) as mine:\n"
+         " print(mine, flush=True)\n time.sleep(60)"], cwd=PROJECT, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert holder.stdout.readline() == "True\n"
+        train.main(base(manifest, tmp_path, "--epochs", 1, "--fold", "all"))
+        assert "1 folds are being trained by other processes" in capsys.readouterr().out
+        assert [results.is_done(folder_of(tmp_path, number=n)) for n in range(1, 6)] == [True, False, True, True, True]
+    finally:
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+    train.main(base(manifest, tmp_path, "--epochs", 1, "--fold", "all"))  # a dead process holds nothing
+    assert results.is_done(folder_of(tmp_path, number=2)) and not list(tmp_path.rglob(".*"))
+
+
+def test_processes_on_one_folder_share_the_folds(manifest, tmp_path):
+    arguments = base(manifest, tmp_path / "shared", "--epochs", 2, "--fold", "all", "--seed", "0-1")
+    environment = dict(os.environ, OMP_NUM_THREADS="1")
+    command = [sys.executable, "train.py", *arguments]
+    several = [
+        subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    told = [one.communicate(timeout=120)[0] for one in several]
+    assert [one.returncode for one in several] == [0, 0]
+    trained = [line.split("] ")[1].split(":")[0] for out in told for line in out.splitlines() if "epoch 2 of 2" in line]
+    assert len(trained) == len(set(trained)) == 10  # each fold of each seed once
+    train.main(base(manifest, tmp_path / "alone", "--epochs", 2, "--fold", "all", "--seed", "0-1"))
+    for seed in (0, 1):
+        for number in range(1, 6):
+            assert outcome(folder_of(tmp_path / "shared", seed=seed, number=number)) == outcome(
+                folder_of(tmp_path / "alone", seed=seed, number=number)
+            )
+
+
+# ---------------------------------------------------------------------------------------------- alarms
+
+
+def test_a_loss_that_is_not_finite_names_epoch_step_and_last_good_state(manifest, tmp_path, monkeypatch):
+    step, calls = train.train_step, []
+
+    def failing(*arguments):
+        calls.append(1)
+        return step(*arguments) * (float("nan") if len(calls) == 6 else 1)
+
+    monkeypatch.setattr(train, "train_step", failing)
+    with pytest.raises(results.RunError, match="nan in epoch 2, step [1-4]; the last good state is of epoch 1"):
+        train.main(base(manifest, tmp_path, "--epochs", 3))
+    assert not results.is_done(folder_of(tmp_path))
+
+
+def test_scores_that_are_not_finite_are_not_saved(manifest, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "score", lambda *arguments: np.full((8, 4), np.nan, np.float32))
+    with pytest.raises(results.RunError, match="not finite"):
+        train.main(base(manifest, tmp_path, "--epochs", 1))
+    assert not (folder_of(tmp_path) / "predictions.csv").exists()
+
+
+def test_saving_the_state_at_its_default_is_rare(manifest, tmp_path, monkeypatch):
+    saved = []
+
+    def run_epoch(self, show):
+        self.epoch += 1
+        return 1.0
+
+    monkeypatch.setattr(train.Training, "run_epoch", run_epoch)
+    monkeypatch.setattr(train.Training, "save", lambda self, path: saved.append(self.epoch))
+    clock = iter(range(10**6))
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(clock)))  # each look at the clock is a second
+    train.main(base(manifest, tmp_path, "--epochs", 300, "--eval-every", 0))
+    assert saved == [60, 120, 180, 240]
+
+
+# --------------------------------------------------------------------------------------------- torture
+
+
+@pytest.mark.parametrize("what", [["kill", "--count", "5"], ["mutate", "--count", "50"], ["disk"]])
+def test_torture(what):
+    command = [sys.executable, "benchmarks/torture.py", *what]
+    told = subprocess.run(
+        command, cwd=PROJECT, env=dict(os.environ, OMP_NUM_THREADS="1"), capture_output=True, text=True, timeout=600
+    )
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert ", 0 faults" in told.stdout
