@@ -24,6 +24,10 @@ import results
 from protocols import digest_of
 
 PER_CENT = 1e-9  # agreement of two ways to count the same
+FIGURES = (
+    "war", "uar", "war_std", "uar_std", "war_speakers", "uar_speakers", "war_utterances", "uar_utterances",
+    "fold_war", "fold_uar", "folds_done", "folds_total", "seeds", "utterances", "confusion", "classes", "partial",
+)  # fmt: skip
 ROUNDING = 0.005  # of a figure printed with two decimals
 
 
@@ -137,6 +141,8 @@ def compare_fold(key, number, fold, epoch, trained_on, kept, index, rows):
         if index.get(utterance) != (row["emotion"], row["speaker"]):
             yield f"{folder / 'predictions.csv'}: emotion or speaker of {utterance} is not the database's"
             return
+    if len(rows) < len(fold.ids):
+        yield f"{folder / 'predictions.csv'}: predicts an utterance twice"
     tested = {row["speaker"] for row in rows.values()}
     held = set(settings.get("held_out", ()))
     if tested != set(config["test_speakers"]) or trained_on != set(config["train_speakers"]):
@@ -208,23 +214,25 @@ def check_table(path, figures, published):
             yield f"{place}: published figures are not the paper's"
         if row.get("war") is None:
             continue
-        ours = figures(row["database"], row["model"], row["protocol"], row["track"], row["seeds"])
-        for name in (
-            "war",
-            "uar",
-            "war_std",
-            "uar_std",
-            "fold_war",
-            "fold_uar",
-            "folds_done",
-            "folds_total",
-            "utterances",
-        ):
-            again = None if ours is None else getattr(ours, name)
-            if again != row.get(name) and not (
-                again and row.get(name) and math.isclose(again, row[name], abs_tol=PER_CENT)
-            ):
-                yield f"{place}: {name} is {row.get(name)}, the saved predictions give {again}"
+        place_of_run = [row.get(name) for name in ("database", "model", "protocol", "track", "seeds")]
+        seeds, names = place_of_run[-1], place_of_run[:-1]
+        if not (all(isinstance(name, str) for name in names) and seeds and isinstance(seeds, list)):
+            yield f"{place}: does not say which runs its figures are of"
+            continue
+        ours = figures(*place_of_run)
+        again = {} if ours is None else vars(ours)
+        for name in FIGURES:
+            if not agree(row.get(name), again.get(name)):
+                yield f"{place}: {name} is {row.get(name)}, the saved predictions give {again.get(name)}"
+
+
+def agree(told, again):
+    """Are two figures the same, or lists of figures?"""
+    if isinstance(told, list) and isinstance(again, list):
+        return len(told) == len(again) and all(map(agree, told, again))
+    if isinstance(told, (int, float)) and isinstance(again, (int, float)):
+        return math.isclose(told, again, abs_tol=PER_CENT)
+    return told == again
 
 
 def fractions(published, databases):

@@ -63,15 +63,17 @@ class Summary:
     notes: list
 
 
-def collect(runs, protocol, seeds, track, only=None):
+def collect(runs, protocol, seeds, track, only=None, only_model=None):
     """Every finished fold below `runs`: {(database, model): {seed: [FoldResult]}}, and notes on damaged ones.
 
-    `only`: one database; a fault in another then does no harm.
+    `only`, `only_model`: one database, one model; a fault in another then does no harm.
     """
     found, notes = {}, []
     for *place, folder in results.find_folds(runs, track):
         database, model, its_protocol, seed, number = place
         if its_protocol != protocol or (seeds and seed not in seeds) or (only and database != only):
+            continue
+        if only_model and model != only_model:
             continue
         folds = found.setdefault((database, model), {}).setdefault(seed, [])
         if results.is_done(folder):
@@ -116,63 +118,64 @@ def check_alike(folds):
 
 
 def summarize(by_seed):
-    """Summary of {seed: [FoldResult]}, or None where no fold is done.
-
-    Seeds with all their folds count; where no seed has all, those with the most and same folds stand for the
-    row, which then shows its folds as done/total.
-    """
+    """Summary of {seed: [FoldResult]}, or None where no fold is done; see `seeds_that_count`."""
     by_seed = {seed: folds for seed, folds in by_seed.items() if folds}
     if not by_seed:
         return None
     check_alike([fold for folds in by_seed.values() for fold in folds])
-    config = next(iter(by_seed.values()))[0].config
-    total = config["folds_total"]
+    used = seeds_that_count(by_seed)
+    config = by_seed[used[0]][0].config
+    classes = config["database"]["classes"]
+    per_fold = [[protocols.confusion(fold.labels, fold.scores) for fold in by_seed[seed]] for seed in used]
+    pooled = [sum(matrices) for matrices in per_fold]
+    war, war_std = over_seeds([protocols.war(matrix) for matrix in pooled])
+    uar, uar_std = over_seeds([protocols.uar(matrix) for matrix in pooled])
+    fold_war, fold_uar = (
+        over_seeds([np.mean([metric(matrix) for matrix in matrices]) for matrices in per_fold])[0]
+        for metric in (protocols.war, protocols.uar)
+    )
+    hits, labels, speakers = paired_hits(by_seed, used)
+    intervals = (
+        *significance.speaker_interval(labels, hits.mean(0), speakers, len(classes)),
+        *significance.utterance_interval(labels, hits.mean(0), len(classes)),
+    )
+    return Summary(
+        war, uar, war_std, uar_std, *([100 * end for end in interval] for interval in intervals), fold_war, fold_uar,
+        folds_done=len(by_seed[used[0]]),
+        folds_total=config["folds_total"],
+        seeds=used,
+        utterances=int(pooled[0].sum()),
+        confusion=sum(pooled).tolist(),
+        classes=classes,
+        partial=config["database"]["partial"],
+        notes=row_notes(by_seed, used, config),
+    )  # fmt: skip
+
+
+def seeds_that_count(by_seed):
+    """Seeds with all their folds; where no seed has all, those with the most and same folds, shown as done/total."""
     alike = {}  # folds done -> seeds
     for seed, folds in by_seed.items():
         alike.setdefault(frozenset(fold.config["settings"]["fold"] for fold in folds), []).append(seed)
-    used = alike[max(alike, key=lambda done: (len(done), len(alike[done]), sorted(done)))]
+    return alike[max(alike, key=lambda done: (len(done), len(alike[done]), sorted(done)))]
+
+
+def row_notes(by_seed, used, config):
+    """What a reader must know about a row's figures."""
     notes = list(config["deviations"])
-    if len(used) < len(by_seed):
-        notes.append(
-            f"seeds {ranges(seed for seed in by_seed if seed not in used)} left out, with fewer or other folds"
-        )
+    if left := [seed for seed in by_seed if seed not in used]:
+        notes.append(f"seeds {ranges(left)} left out, with fewer or other folds")
     if len({json.dumps(fold.config["code"]) for seed in used for fold in by_seed[seed]}) > 1:
         notes.append("folds of different versions of the code")
     if config["database"]["partial"]:
         notes.append("partial database")
-    per_fold = [[protocols.confusion(fold.labels, fold.scores) for fold in by_seed[seed]] for seed in used]
-    pooled = [sum(matrices) for matrices in per_fold]
+    return notes
 
-    def fold_mean(metric):
-        return over_seeds([np.mean([metric(matrix) for matrix in matrices]) for matrices in per_fold])[0]
 
-    def over_seeds(values):
-        spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
-        return 100 * float(np.mean(values)), None if spread is None else 100 * spread
-
-    hits, labels, speakers = paired_hits(by_seed, used)
-    classes = len(config["database"]["classes"])
-    by_speakers = significance.speaker_interval(labels, hits.mean(0), speakers, classes)
-    by_utterances = significance.utterance_interval(labels, hits.mean(0), classes)
-
-    def in_percent(interval):
-        return [100 * end for end in interval]
-
-    war, war_std = over_seeds([protocols.war(matrix) for matrix in pooled])
-    uar, uar_std = over_seeds([protocols.uar(matrix) for matrix in pooled])
-    return Summary(
-        war, uar, war_std, uar_std, *map(in_percent, (*by_speakers, *by_utterances)),
-        fold_war=fold_mean(protocols.war),
-        fold_uar=fold_mean(protocols.uar),
-        folds_done=len(by_seed[used[0]]),
-        folds_total=total,
-        seeds=used,
-        utterances=int(pooled[0].sum()),
-        confusion=sum(pooled).tolist(),
-        classes=config["database"]["classes"],
-        partial=config["database"]["partial"],
-        notes=notes,
-    )  # fmt: skip
+def over_seeds(values):
+    """Mean and standard deviation in per cent; no deviation with one seed."""
+    spread = 100 * float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return 100 * float(np.mean(values)), spread
 
 
 def paired_hits(by_seed, seeds):
@@ -308,7 +311,8 @@ def significance_rows(models, databases, found, protocol, track):
             told = significance.compare(ours, theirs, speakers)
             winner = {"first": first, "second": second}.get(told.verdict)
             rows.append(dict(
-                table=SIGNIFICANCE, database=database, protocol=protocol, track=track, first=first, second=second,
+                dict.fromkeys(FIGURE_KEYS), table=SIGNIFICANCE, database=database, protocol=protocol, track=track,
+                first=first, second=second,
                 war_first=100 * float(ours.mean()), war_second=100 * float(theirs.mean()),
                 difference=100 * told.war_difference, difference_speakers=[100 * end for end in told.interval],
                 speakers=int(speakers.max()) + 1, speaker_p=told.speaker_p, mcnemar_p=told.mcnemar_p,
@@ -356,12 +360,12 @@ def figure_cells(row):
     ]  # fmt: skip
 
 
-FIGURE_HEADER = ["method", "paper", "UAR", "ours", "UAR", "by fold", "UAR", "folds", "seeds"]
-FIGURE_NOTE = "WAR and UAR in per cent, pooled over the folds; by fold: the mean over folds"
+FIGURE_HEADER = ["method", "paper", "UAR", "ours", "UAR", "fold", "UAR", "folds", "seeds"]
+FIGURE_NOTE = "WAR and UAR in per cent, pooled over the folds; fold: the mean over folds"
 TRACK_HEADER = ["method", "paper", "UAR", "last", "UAR", "valid.", "UAR", "oracle+", "UAR"]
 ORACLE_NOTE = "+ oracle: the best test epoch of each fold, a diagnostic and not a result"
 TRACK_NAMES = dict(last="last epoch", validation="epoch chosen on held-out speakers", oracle="oracle, a diagnostic")
-SIGNIFICANCE_HEADER = ["models", "WAR", "difference", "95% speakers", "p speakers", "McNemar p", "seeds"]
+SIGNIFICANCE_HEADER = ["models", "WAR", "diff.", "95% speakers", "p speakers", "McNemar p", "seeds"]
 DATABASE_HEADER = ["", "published", "found"]
 
 
@@ -467,7 +471,7 @@ def as_text(title, header, cells, notes):
 
 
 def as_markdown(title, header, cells, notes):
-    escaped = [[cell.replace("*", "\\*") for cell in row] for row in cells]
+    escaped = [[cell.replace("*", "\\*").replace("|", "\\|") for cell in row] for row in cells]
     rows = [header, ["---"] + ["---:"] * (len(header) - 1), *escaped]
     notes = [note.replace("*", "\\*") for note in notes]
     return "\n".join(
@@ -601,8 +605,11 @@ def run_audit(options):
     published = read_published()
 
     def figures(database, model, protocol, track, seeds):
-        found, _ = collect(options.runs, protocol, seeds, track)
-        return summarize(found.get((database, model), {}))
+        try:
+            found, _ = collect(options.runs, protocol, seeds, track, database, model)
+            return summarize(found.get((database, model), {}))
+        except results.RunError:  # what the evaluator refuses, no table can show
+            return None
 
     found = list(audit.check_runs(options.runs, figures))
     if options.audit:
