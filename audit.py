@@ -102,6 +102,9 @@ def check_fold(runs, key, number, folder):
                 yield f"{folder / name}: is not the file that was finished"
                 return
         epoch, trained_on = marker["epoch"], set(marker["trained_on"])
+        if missing := sorted(results.SEALED - set(marker["files"])):
+            yield f"{folder / missing[0]}: is not among the files that were finished"
+            return
     except FileNotFoundError as error:
         yield f"{error.filename}: is missing, the fold is not finished"
         return
