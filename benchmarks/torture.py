@@ -246,7 +246,7 @@ def mutate(count, seed, folder, say=print):
             how = f"{flag} {value[:20]!r}"
         else:
             places = dict(
-                recording="corpus/wav/*/*.wav",
+                recording="corpus/wav/*/*_0[12].wav",
                 manifest="corpus/*.csv",
                 cache="cache/*/*",
                 result="runs/*/*/*/*/fold1/*",
@@ -275,9 +275,10 @@ def mutate(count, seed, folder, say=print):
                 faults.append(f"{place}: {name} changed without a word")
         if code == 0 and what in ("cache", "result") and found != target.expected:
             faults.append(f"{place}: was not made good")
-        if stray := list(Path.cwd().iterdir()):
-            faults.append(f"{place}: wrote {stray[0].name} outside its folders")
-            shutil.rmtree(stray[0])
+        for stray in Path.cwd().iterdir():
+            if "--runs" not in how:  # which may name a folder here
+                faults.append(f"{place}: wrote {stray.name} outside its folders")
+            shutil.rmtree(stray)
     table = ", ".join(f"{what} exit {code}: {n}" for (what, code), n in sorted(outcomes.items()))
     say(f"{count} mutations ({table}), {len(faults)} faults")
     return faults
