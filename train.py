@@ -446,7 +446,7 @@ def is_finished(job):
 def clean(job):
     """Remove what a process left that was killed after it had finished the fold."""
     lock = job.folder.with_name(f".{job.folder.name}.lock")
-    if lock.exists() or (is_finished(job) and any(job.folder.glob(".*"))):
+    if lock.exists() or (any(job.folder.glob(".*")) and is_finished(job)):
         with results.claim(job.folder) as mine:
             if mine and is_finished(job):
                 results.remove_leftovers(job.folder)
