@@ -9,6 +9,7 @@ track, seed) it checks that
 - every utterance is predicted exactly once over the folds, and all folds are there;
 - no tested speaker was trained on, held out or part of the statistics;
 - the scores are those of one epoch: the last, or for the validation track the best on the held-out speakers;
+- the checkpoint tells the settings, classes and epoch of its fold, and holds weights alone;
 - the folds share settings, recordings and database, and record their code;
 - WAR and UAR, counted again, are the evaluator's.
 """
@@ -117,6 +118,7 @@ def check_fold(runs, key, number, folder):
         index = read_index(runs, key[0], settings["utterances"])
         rows = read_rows(folder)
         yield from compare_fold(key, number, fold, epoch, trained_on, kept, index, rows)
+        yield from compare_checkpoint(fold, epoch)
     except results.RunError as error:
         yield str(error)
     except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
@@ -165,6 +167,18 @@ def compare_fold(key, number, fold, epoch, trained_on, kept, index, rows):
         yield f"{folder / 'config.json'}: does not tell the code and versions"
 
 
+def compare_checkpoint(fold, epoch):
+    path = fold.folder / "checkpoint.pt"
+    checkpoint = results.read_checkpoint(path)
+    for name, told in (
+        ("settings", fold.config["settings"]),
+        ("classes", fold.config["database"]["classes"]),
+        ("epoch", epoch),
+    ):
+        if checkpoint.get(name) != told:
+            yield f"{path}: is of other {name} than its fold"
+
+
 # --------------------------------------------------------------------------------------- plain reading
 
 
@@ -210,23 +224,41 @@ def check_table(path, figures, published):
         yield f"FAULT {path}: is no table saved with --format json ({error})"
         return
     known = {(row["source"], row["database"], row["method"]): (row["war"], row["uar"]) for row in published}
+    yield from (f"FAULT {path}: {line}" for line in missing_rows(rows, published))
     for row in rows:
         place = f"FAULT {path}: {row.get('source')}, {row.get('database')}, {row.get('method')}"
         told = (row.get("published_war"), row.get("published_uar"))
         if told != known.get((row.get("source"), row.get("database"), row.get("method")), (None, None)):
             yield f"{place}: published figures are not the paper's"
-        if row.get("war") is None:
+        shown = row.get("war") is not None
+        if not (shown or row.get("model")):  # a method of others
             continue
         place_of_run = [row.get(name) for name in ("database", "model", "protocol", "track", "seeds")]
         seeds, names = place_of_run[-1], place_of_run[:-1]
-        if not (all(isinstance(name, str) for name in names) and seeds and isinstance(seeds, list)):
+        named = all(isinstance(name, str) for name in names) and names[-1] in results.TRACKS
+        if not named or not (seeds and isinstance(seeds, list) if shown else seeds is None or isinstance(seeds, list)):
             yield f"{place}: does not say which runs its figures are of"
             continue
         ours = figures(*place_of_run)
+        if ours is None and not shown:
+            continue
         again = {} if ours is None else vars(ours)
         for name in FIGURES:
             if not agree(row.get(name), again.get(name)):
                 yield f"{place}: {name} is {row.get(name)}, the saved predictions give {again.get(name)}"
+
+
+def missing_rows(rows, published):
+    """Yield a line for each method that a table of the papers holds and the saved one leaves out."""
+    columns = {}  # of one track: (table, source, database, protocol, track) -> methods
+    for row in rows:
+        key = tuple(str(row.get(name)) for name in ("table", "source", "database", "protocol", "track"))
+        columns.setdefault(key, set()).add(row.get("method"))
+    for (kind, source, database, _, track), methods in columns.items():
+        for row in published:
+            if (row["kind"], row["source"], row["database"]) == (kind, source, database):
+                if row["method"] not in methods:
+                    yield f"{source}, {database}, track {track}: lacks {row['method']}"
 
 
 def agree(told, again):

@@ -203,7 +203,7 @@ def read_published():
     return rows
 
 
-def figure_rows(kind, databases, protocol, summaries, track):
+def figure_rows(kind, databases, protocol, seeds, track, summaries):
     """Rows of the comparison or the ablation: all published ones, ours beside them.
 
     A database that a paper's table leaves out has the methods that this suite trains, as far as they are run.
@@ -219,12 +219,13 @@ def figure_rows(kind, databases, protocol, summaries, track):
                     for row in published
                     if row["source"] == source and row["database"] == TEMPLATE and (database, row["model"]) in summaries
                 ]
-            rows += [figure_row(row, protocol, track, summaries.get((database, row["model"]))) for row in chosen]
+            rows += [figure_row(row, protocol, track, seeds, summaries.get((database, row["model"]))) for row in chosen]
     return rows
 
 
-def figure_row(published, protocol, track, ours):
-    empty = dict.fromkeys(Summary.__dataclass_fields__)
+def figure_row(published, protocol, track, seeds, ours):
+    """`seeds`: those asked for, or None for all; a row that is run tells those that count instead."""
+    empty = dict(dict.fromkeys(Summary.__dataclass_fields__), seeds=seeds)
     return dict(
         table=published["kind"],
         source=published["source"],
@@ -235,8 +236,8 @@ def figure_row(published, protocol, track, ours):
         published_war=published["war"],
         published_uar=published["uar"],
         published_note=published["note"] or None,
-        protocol=protocol if ours else None,
-        track=track if ours else None,
+        protocol=protocol,
+        track=track,
         **(vars(ours) if ours else empty),
     )
 
@@ -356,7 +357,7 @@ def figure_cells(row):
     return [
         row["method"] + star, percent(row["published_war"]), percent(row["published_uar"]),
         percent(row["war"], row["war_std"]), percent(row["uar"], row["uar_std"]),
-        percent(row["fold_war"]), percent(row["fold_uar"]), done or "-", ranges(row["seeds"]),
+        percent(row["fold_war"]), percent(row["fold_uar"]), done or "-", ranges(row["seeds"] if done else None),
     ]  # fmt: skip
 
 
@@ -433,8 +434,8 @@ def readable(table, source, database, rows):
     if table == SIGNIFICANCE:
         title = f"{database}: significance, leaving one {rows[0]['protocol']} out, {TRACK_NAMES[rows[0]['track']]}"
         return title, SIGNIFICANCE_HEADER, list(map(significance_cells, rows)), significance_notes(rows)
-    protocol = next((row["protocol"] for row in rows if row["protocol"]), None)
-    tracks = list(dict.fromkeys(row["track"] for row in rows if row["track"]))
+    protocol = next((row["protocol"] for row in rows if row["war"] is not None), None)
+    tracks = list(dict.fromkeys(row["track"] for row in rows))
     by_method = {}
     for row in rows:
         by_method.setdefault(row["method"], []).append(row)
@@ -572,7 +573,7 @@ def make_rows(options):
             if table == SIGNIFICANCE:
                 rows += significance_rows(options.models, databases, found, options.protocol, track)
             elif table != "databases":
-                rows += figure_rows(table, databases, options.protocol, summaries, track)
+                rows += figure_rows(table, databases, options.protocol, seeds, track, summaries)
             elif not any(row["table"] == table for row in rows):
                 rows += database_rows(databases, found)
     if not rows:

@@ -11,7 +11,7 @@
         .state.pt          while a fold is in training: what it needs to go on
 
 `train.py` writes it; `evaluate.py` reads it. Names that begin with a dot are temporary: the process that holds a
-fold's lock removes what a killed one left. This file does not import torch.
+fold's lock removes what a killed one left. torch is imported only where a checkpoint is read.
 """
 
 import argparse
@@ -24,6 +24,7 @@ import os
 import re
 import socket
 import sys
+import warnings
 import zipfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -44,6 +45,9 @@ MOST_SEEDS = 1_000  # of one command
 
 class RunError(ValueError):
     """A run that cannot be read or continued; the message names the folder or file and the remedy."""
+
+
+DAMAGED = (RuntimeError, ValueError, KeyError, TypeError, AttributeError)  # what contents of the wrong kind end in
 
 
 @contextmanager
@@ -293,6 +297,24 @@ def read_epochs(folder):
         raise RunError(
             f"{path}: is missing or damaged ({error}); remove its folder and repeat the training command"
         ) from None
+
+
+def read_checkpoint(path):
+    """A checkpoint as train.py saved it, tensors on the CPU; a file that is anything else is refused unread."""
+    import pickle
+
+    import torch
+
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of a pickle protocol that torch does not write
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(checkpoint, dict):
+            raise ValueError("no dictionary")
+    except (*DAMAGED, OSError, EOFError, pickle.UnpicklingError):
+        raise RunError(
+            f"{path}: is missing, damaged, or no checkpoint; remove its folder and repeat the training command"
+        ) from None
+    return checkpoint
 
 
 def best_epoch(labels, scores):

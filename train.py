@@ -254,6 +254,7 @@ class Training:
         self.standard = standardization(data, settings["normalization"], self.segments)
         self.epoch, self.log, self.kept = 0, [], {}  # kept: epoch -> (test scores, validation scores or None)
         self.chosen = None  # validation track: (epoch, weights) of the best epoch so far
+        self.saved = None  # epoch of the state on disk
 
     def run_epoch(self, show):
         """Train one epoch and return its mean loss; the device is waited for once, at its end."""
@@ -271,9 +272,10 @@ class Training:
         losses = torch.stack(losses).tolist()
         for step, loss in enumerate(losses, 1):
             if not math.isfinite(loss):
+                state = f"of epoch {self.saved}, in {results.STATE}" if self.saved else "the initial one"
                 raise results.RunError(
                     f"{self.job.folder}: the loss became {loss} in epoch {self.epoch + 1}, step {step}; the last good "
-                    f"state is of epoch {self.epoch}; remove that folder and try a smaller --lr"
+                    f"state is {state}; remove that folder and try a smaller --lr"
                 )
         self.epoch += 1
         return sum(loss * len(index) for loss, index in zip(losses, batches)) / len(order)
@@ -307,15 +309,14 @@ class Training:
             model=self.model.state_dict(), optimizer=self.optimizer.state_dict(),
         )  # fmt: skip
         write_state(path, state)
+        self.saved = self.epoch
 
     def take_up(self, path):
         """Go on from a saved state; a missing, damaged or foreign one is passed over."""
-        import pickle
-
-        import torch
-
+        if not path.exists():
+            return
         try:
-            state = torch.load(path, map_location=self.segments.device, weights_only=True)
+            state = results.read_checkpoint(path)
             if state["settings"] != self.job.settings:
                 return
             self.model.load_state_dict(state["model"])
@@ -325,24 +326,14 @@ class Training:
                 for epoch, both in state["kept"].items()
             }
             self.epoch, self.log, self.chosen = state["epoch"], state["log"], state["chosen"]
-        except FileNotFoundError:
-            pass
-        except (
-            OSError,
-            RuntimeError,
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            EOFError,
-            pickle.UnpicklingError,
-        ):
+            self.saved = self.epoch
+        except results.DAMAGED:
             print(f"{path}: is damaged; the fold starts again", flush=True)
             self.__init__(self.job, self.data)
 
     def finish(self, show):
         """Train the epochs that are left, saving the state and the due scores on the way."""
-        job, epochs = self.job, self.job.settings["epochs"]
+        job, epochs, every = self.job, self.job.settings["epochs"], self.job.settings["eval_every"]
         state = job.folder / results.STATE
         start = saved = time.perf_counter()
         first, before = self.epoch, self.log[-1][2] if self.log else 0.0
@@ -350,7 +341,7 @@ class Training:
             loss = self.run_epoch(show)
             now = time.perf_counter()
             self.log.append((self.epoch, loss, before + now - start))
-            if self.epoch == epochs or (job.eval_every and self.epoch % job.eval_every == 0):
+            if self.epoch == epochs or (every and self.epoch % every == 0):
                 self.keep_scores()
             if self.epoch < epochs and now - saved >= job.save_every:
                 self.save(state)
@@ -374,7 +365,6 @@ class Job(NamedTuple):
     held: list  # utterances that the validation track chooses its epoch on, else none
     settings: dict  # all that the scores depend on
     deviations: list  # settings that are not the paper's
-    eval_every: int  # epochs
     save_every: float  # seconds
 
 
@@ -404,20 +394,19 @@ def make_jobs(config, database, folds, heard):
                     model=model, protocol=config.protocol, seed=seed, fold=fold.number, fold_name=fold.name, **settings,
                     normalization=config.normalization, front_end=asdict(features.FRONT_ENDS[recipe.front_end]),
                     utterances=database.digest[:16], recordings=heard[recipe.front_end].digest[:16],
+                    eval_every=config.eval_every,
                 )  # fmt: skip
                 for track in ("last", "validation") if config.track == "all" else (config.track,):
                     fit, held, chosen_by = fold.train, [], {}
                     if track == "validation":
                         fit, held = protocols.hold_out(database, fold, seed)
-                        chosen_by = dict(
-                            held_out=sorted(set(database.speakers[held].tolist())), eval_every=config.eval_every
-                        )
+                        chosen_by = dict(held_out=sorted(set(database.speakers[held].tolist())))
                     folder = results.fold_folder(
                         config.runs, database.name, model, config.protocol, seed, fold.number, track
                     )
                     jobs.append(
                         Job(folder, fold, fit, list(held), dict(told, track=track, **chosen_by), deviations,
-                            config.eval_every, config.save_every)
+                            config.save_every)
                     )  # fmt: skip
     return jobs
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import audit
 import evaluate
@@ -86,7 +87,11 @@ def write_fold(runs, database, fold, epochs, total, model="tft", protocol="speak
     results.write_text(folder / "log.csv", "epoch,loss,seconds\n1,1.5,2.000\n")
     results.write_predictions(folder / "predictions.csv", database, fold.test, scores_of(epochs[best or last]))
     np.savez(folder / "epochs.npz", **kept)
-    (folder / "checkpoint.pt").write_bytes(repr((model, seed, fold.number)).encode())
+    weights = dict(weight=torch.full((2,), float(fold.number)))
+    torch.save(
+        dict(model=weights, settings=config["settings"], classes=list(CLASSES), epoch=best or last),
+        folder / "checkpoint.pt",
+    )
     results.mark_done(folder, epoch=best or last, trained_on=config["train_speakers"])
 
 
@@ -237,7 +242,7 @@ def test_an_incomplete_seed_is_left_out_and_told(runs, run, rows):
 
 
 def change(folder, **values):
-    """Change config.json where `a__b` is b in a; seal the fold again."""
+    """Change config.json where `a__b` is b in a, and the checkpoint with it; seal the fold again."""
     config = json.loads((folder / "config.json").read_text())
     for name, value in values.items():
         *path, last = name.split("__")
@@ -246,6 +251,11 @@ def change(folder, **values):
             part = part[key]
         part[last] = value
     results.write_json(folder / "config.json", config)
+    change_checkpoint(folder, settings=config["settings"])
+
+
+def change_checkpoint(folder, **values):
+    torch.save(dict(results.read_checkpoint(folder / "checkpoint.pt"), **values), folder / "checkpoint.pt")
     reseal(folder)
 
 
@@ -519,6 +529,13 @@ FAULTS = {
     "utterance twice everywhere": (
         partial(repeat_last, times=2, everywhere=True), "predictions.csv: predicts an utterance twice"),
     "checkpoints swapped": (partial(swap, "checkpoint.pt", seal=False), "checkpoint.pt"),
+    "checkpoints swapped and sealed": (
+        partial(swap, "checkpoint.pt", seal=True), "checkpoint.pt: is of other settings than its fold"),
+    "checkpoint of another epoch": (partial(change_checkpoint, epoch=2), "checkpoint.pt: is of other epoch"),
+    "checkpoint of other classes": (partial(change_checkpoint, classes=["a", "b", "c"]), "is of other classes"),
+    "checkpoint with code": (partial(change_checkpoint, model=Path("x")), "no checkpoint"),
+    "checkpoint that is none": (
+        lambda fold: ((fold / "checkpoint.pt").write_bytes(b"PK"), reseal(fold)), "no checkpoint"),
     "predictions swapped": (partial(swap, "predictions.csv", seal=True), "predictions.csv"),
     "scores of another epoch": (
         lambda fold: predictions(fold, "0.75,0.125,0.125", "0.125,0.125,0.75"), "predictions.csv: is not the scores"),
@@ -604,18 +621,33 @@ def saved(clean):
         *(("seeds", seeds) for seeds in ([0], [1], [0, 1, 2], [2], [], None, "0-1", 1)),
         ("track", "oracle"), ("track", None), ("confusion", [[6, 2, 2], [2, 4, 0], [0, 1, 3]]),
         ("protocol", "session"), ("model", "atfnn"), ("method", "TFTT"), ("war", "70.00"),
-        ("published_war", None), ("war_speakers", [69, 71]),
+        ("published_war", None), ("war_speakers", [69, 71]), ("war", None), ("track", "first"), ("method", None),
     ],
 )  # fmt: skip
 def test_a_doctored_table_is_found(name, value, clean, saved, tmp_path, run):
     rows, path = json.loads(saved), tmp_path / "table.json"
     path.write_text(saved)
     assert run("--runs", clean, "--audit", path)[0] == 0
-    row = next(row for row in rows if row.get("track") == "last" and row["published_war"])
+    row = next(row for row in rows if row.get("track") == "last" and row["published_war"] and row["war"])
     row[name] = value(row[name]) if callable(value) else value
     path.write_text(json.dumps(rows))
     code, out, error = run("--runs", clean, "--audit", path)
     assert (code, error) == (1, "") and f"FAULT {path}: " in out
+
+
+def test_a_row_left_out_of_a_table_is_found(clean, saved, tmp_path, run):
+    rows, path = json.loads(saved), tmp_path / "table.json"
+    gone = next(row for row in rows if row.get("track") == "last" and row["database"] == "casia")
+    path.write_text(json.dumps([row for row in rows if row != gone]))
+    code, out, _ = run("--runs", clean, "--audit", path)
+    assert code == 1 and f"FAULT {path}: {gone['source']}, casia, track last: lacks {gone['method']}" in out
+
+
+def test_a_table_of_some_seeds_passes_where_others_are_run(clean, tmp_path, run):
+    for seed in ("0", "7"):
+        told = run("--runs", clean, "--seed", seed, "--format", "json", "--table", "ablation")[1]
+        (tmp_path / "table.json").write_text(told)
+        assert run("--runs", clean, "--audit", tmp_path / "table.json")[0] == 0
 
 
 @pytest.mark.parametrize("text", ["", "[", "method,war\nTFT,70\n", "7", "null", "[7]", '{"table": "ablation"}',

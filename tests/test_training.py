@@ -316,7 +316,8 @@ def test_processes_on_one_folder_share_the_folds(manifest, tmp_path):
 # ---------------------------------------------------------------------------------------------- alarms
 
 
-def test_a_loss_that_is_not_finite_names_epoch_step_and_last_good_state(manifest, tmp_path, monkeypatch):
+@pytest.mark.parametrize("every, state", [(0, "of epoch 1, in .state.pt"), (60, "the initial one")])
+def test_a_loss_that_is_not_finite_names_epoch_step_and_last_good_state(every, state, manifest, tmp_path, monkeypatch):
     step, calls = train.train_step, []
 
     def failing(*arguments):
@@ -324,8 +325,8 @@ def test_a_loss_that_is_not_finite_names_epoch_step_and_last_good_state(manifest
         return step(*arguments) * (float("nan") if len(calls) == 6 else 1)
 
     monkeypatch.setattr(train, "train_step", failing)
-    with pytest.raises(results.RunError, match="nan in epoch 2, step [1-4]; the last good state is of epoch 1"):
-        train.main(base(manifest, tmp_path, "--epochs", 3))
+    with pytest.raises(results.RunError, match=f"nan in epoch 2, step [1-4]; the last good state is {state}"):
+        train.main(base(manifest, tmp_path, "--epochs", 3, "--save-every", every))
     assert not results.is_done(folder_of(tmp_path))
 
 
