@@ -397,15 +397,15 @@ def make_jobs(config, database, folds, heard):
                     eval_every=config.eval_every,
                 )  # fmt: skip
                 for track in ("last", "validation") if config.track == "all" else (config.track,):
-                    fit, held, chosen_by = fold.train, [], {}
+                    fit, held, held_out = fold.train, [], {}
                     if track == "validation":
                         fit, held = protocols.hold_out(database, fold, seed)
-                        chosen_by = dict(held_out=sorted(set(database.speakers[held].tolist())))
+                        held_out = dict(held_out=sorted(set(database.speakers[held].tolist())))
                     folder = results.fold_folder(
                         config.runs, database.name, model, config.protocol, seed, fold.number, track
                     )
                     jobs.append(
-                        Job(folder, fold, fit, list(held), dict(told, track=track, **chosen_by), deviations,
+                        Job(folder, fold, fit, list(held), dict(told, track=track, **held_out), deviations,
                             config.save_every)
                     )  # fmt: skip
     return jobs
