@@ -6,8 +6,9 @@
 The plain loop is what a researcher would write first: contiguous float32 tensors, DataLoader, default Adam,
 `loss.item()` at each step, and for ATFNN attention over 8-vectors and Conv1d in place of the exact scalar
 form. Both run the same segments in the same order from the same weights; the runs alternate after a burn-in.
-Prints milliseconds per step (median), the ratio, the largest difference of the losses, and the peak memory
-of a training process at three numbers of segments, beside what the features take of it.
+Prints milliseconds per step (median), the ratio, the largest difference of the losses, what saving the state of a
+fold costs at the default of train.py, and the peak memory of a training process at three numbers of segments,
+beside what the features take of it. `--deterministic` times our loop as train.py runs it under that option.
 """
 
 import argparse
@@ -17,9 +18,13 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -125,6 +130,31 @@ def compare(name, steps, repeats, device):
     return statistics.median(plain), statistics.median(ours), difference
 
 
+def saving(name, device):
+    """Milliseconds (median) in which train.py saves the state of a fold in training, and the state's MB."""
+    recipe = train.RECIPES[name]
+    segments, labels = segments_of_noise(features.FRONT_ENDS[recipe.front_end], recipe.batch_size, device)
+    each = np.arange(len(segments))
+    data = train.Data(
+        SimpleNamespace(classes=range(CLASSES)), SimpleNamespace(counts=np.ones_like(each)), segments, labels,
+        torch.from_numpy(each).to(device),
+    )  # fmt: skip
+    settings = dict(
+        model=name, seed=0, front_end=asdict(features.FRONT_ENDS[recipe.front_end]), normalization="none",
+        epochs=1, batch_size=recipe.batch_size, lr=recipe.lr,
+    )  # fmt: skip
+    training = train.Training(train.Job(Path(), None, each, [], settings, [], 0.0), data)
+    training.run_epoch(train.Progress(name))
+    times = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "state.pt"
+        for _ in range(7):
+            start = time.perf_counter()
+            training.save(path)
+            times.append(1e3 * (time.perf_counter() - start))
+        return statistics.median(times), path.stat().st_size / 2**20
+
+
 def peak_memory(segments):
     """Peak resident MB of a fresh process that trains TFT for three steps on so many segments."""
     told = subprocess.run(
@@ -147,10 +177,13 @@ def main():
     parser.add_argument("--steps", type=int, default=6, help="timed steps of a run")
     parser.add_argument("--repeats", type=int, default=2, help="runs of each loop, in turn")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--deterministic", action="store_true", help="as the option of train.py")
     parser.add_argument("--peak-of", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peak_of:
         return train_and_tell_peak(options.peak_of)
+    if options.deterministic:
+        train.make_deterministic()
     chip = torch.cuda.get_device_name() if options.device == "cuda" else f"{torch.get_num_threads()} CPU threads"
     print(f"{chip}, torch {torch.__version__}, float32, medians of {options.steps * options.repeats} steps")
     print(f"{'model':8} {'batch':>5} {'plain ms':>9} {'ours ms':>9} {'ratio':>6} {'loss difference':>16}")
@@ -161,6 +194,11 @@ def main():
             f" {difference:16.1e}",
             flush=True,
         )
+    every = train.Config().save_every
+    print(f"\n{'model':8} {'state MB':>8} {'saving ms':>9} {f'% of {every:.0f} s':>9}")
+    for name in options.model:
+        spent, size = saving(name, options.device)
+        print(f"{name:8} {size:8.1f} {spent:9.0f} {spent / every / 10:9.2f}", flush=True)
     if options.device == "cpu":
         print(f"\n{'segments':>8} {'features MB':>12} {'peak MB':>8} {'rest MB':>8}")
         for number in MEMORY_SEGMENTS:
