@@ -149,35 +149,28 @@ class ScalarAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, slope, offset):
-        heads, bands = len(slope), x.shape[1]
-        mean = x.new_empty(len(x), heads, bands)
-        log_sum, variance = torch.empty_like(mean), torch.empty_like(mean)
+        s = slope[:, None] * x[:, None] + offset[:, None]  # (rows, heads, f)
+        moments = torch.stack([x, x.square()], 1)  # (rows, 2, f)
+        first_two = x.new_empty(len(x), 2, s[0].numel())
         for rows in ScalarAttention.blocks(x):
-            xs, s, pair = ScalarAttention.prepare(x[rows], slope, offset)
-            largest = torch.maximum(s * xs.amax(-1, keepdim=True), s * xs.amin(-1, keepdim=True))
-            weights = torch.bmm(torch.stack([s, -largest], -1).flatten(1, 2), pair).exp_()  # (r, heads * f, f)
-            moments = torch.stack([pair[:, 1], pair[:, 0], pair[:, 0].square()], -1)  # (r, f, 3): 1, x, x^2
-            total, first, second = torch.bmm(weights, moments).unflatten(1, (heads, bands)).unbind(-1)
-            mean[rows] = first / total
-            log_sum[rows] = largest + total.log()
-            variance[rows] = second / total - mean[rows].square()
-        ctx.save_for_backward(x, slope, offset, mean, log_sum, variance)
+            weights = ScalarAttention.weights(x[rows], s[rows])
+            torch.bmm(moments[rows], weights.transpose(1, 2), out=first_two[rows])
+        mean, square = first_two.view(len(x), 2, *s.shape[1:]).unbind(1)  # (rows, heads, f) each
+        ctx.save_for_backward(x, slope, s, mean, square - mean.square())
         return mean
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        x, slope, offset, mean, log_sum, variance = ctx.saved_tensors
+        x, slope, s, mean, variance = ctx.saved_tensors
         grad_s = grad * variance  # d m_i / d s_i is the variance of x under the weights
+        # d m_i / d x_j = p_ij (1 - s_i m_i) + x_j p_ij s_i
+        gs = grad * s
+        sides = torch.stack([grad - gs * mean, gs], 1).flatten(2)  # (rows, 2, heads * f)
         grad_x = (slope[:, None] * grad_s).sum(1)
         for rows in ScalarAttention.blocks(x):
-            xs, s, pair = ScalarAttention.prepare(x[rows], slope, offset)
-            weights = torch.bmm(torch.stack([s, -log_sum[rows]], -1).flatten(1, 2), pair).exp_()
-            # d m_i / d x_j = p_ij (1 - s_i m_i) + x_j p_ij s_i
-            gs = grad[rows] * s
-            sides = torch.stack([grad[rows] - gs * mean[rows], gs], 1).flatten(2)  # (r, 2, heads * f)
-            constant, linear = torch.bmm(sides, weights).unbind(1)  # (r, f) each
-            grad_x[rows] += constant + xs[:, 0] * linear
+            constant, linear = torch.bmm(sides[rows], ScalarAttention.weights(x[rows], s[rows])).unbind(1)
+            grad_x[rows] += constant + x[rows] * linear
         return grad_x, (grad_s * x[:, None]).sum((0, 2)), grad_s.sum((0, 2))
 
     @staticmethod
@@ -186,10 +179,9 @@ class ScalarAttention(torch.autograd.Function):
         return [slice(start, start + size) for start in range(0, len(x), size)]
 
     @staticmethod
-    def prepare(x, slope, offset):
-        """x (r, 1, f), s (r, heads, f) and the pair x, 1 as (r, 2, f)."""
-        xs = x[:, None]
-        return xs, slope[:, None] * xs + offset[:, None], torch.stack([x, torch.ones_like(x)], 1)
+    def weights(x, s):
+        """softmax_j(s_i x_j) of x (r, f) and s (r, heads, f): (r, heads * f, f)."""
+        return (s.flatten(1)[..., None] * x[:, None]).softmax(-1)
 
 
 class FrequencyEncoder(nn.Module):
