@@ -13,11 +13,41 @@ numbers refer to "Time-Frequency Transformer" (TFT) and "Attentive Time-Frequenc
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import conv2d, unfold
 
 POOL_EPSILON = 1e-5  # inside the root of TFT's pooled standard deviation, whose gradient at 0 is infinite
 
 
 # ------------------------------------------------------------------------------------------------ TFT
+
+
+def folded_convolution(x, conv, norm):
+    """relu(norm(conv(x))) of x (b, 1, f, d) with one channel, without batch norm's passes over conv's output.
+
+    A linear map of patches with mean m and covariance C has mean W m + b and variance diag(W C W'), so the batch's
+    statistics come from its few taps, exactly, and scale and shift go into weight and bias. conv's own bias cancels.
+    """
+    (high, wide), weight = conv.kernel_size, conv.weight.flatten(1)  # (c, taps)
+    x = x.view(len(x), *x.shape[2:], 1).permute(0, 3, 1, 2)  # the same, seen as channels last
+    with torch.autocast(x.device.type, enabled=False):
+        if norm.training:
+            with torch.no_grad():
+                patches = unfold(x, conv.kernel_size, padding=conv.padding, stride=conv.stride)
+                patches = patches.transpose(0, 1).flatten(1)  # (taps, n)
+                n, tap_mean = patches.shape[1], patches.mean(1)
+                patches -= tap_mean[:, None]
+                covariance = patches @ patches.T / n
+            mean, variance = weight @ tap_mean, ((weight @ covariance) * weight).sum(1)
+            with torch.no_grad():
+                norm.running_mean.lerp_(mean + conv.bias, norm.momentum)
+                norm.running_var.lerp_(variance * (n / (n - 1)), norm.momentum)
+                norm.num_batches_tracked += 1
+        else:
+            mean, variance = norm.running_mean - conv.bias, norm.running_var
+        scale = norm.weight * (variance + norm.eps).rsqrt()
+        kernel = (weight * scale[:, None]).view(-1, high, wide, 1).permute(0, 3, 1, 2)
+        bias = norm.bias - mean * scale
+    return conv2d(x, kernel, bias, conv.stride, conv.padding).relu_()
 
 
 class ConvEncoder(nn.Module):
@@ -35,7 +65,11 @@ class ConvEncoder(nn.Module):
         )
 
     def forward(self, x):
-        return self.layers(x).mean(1)  # (b, 1, f, d) -> (b, c, ...) -> (b, ...)
+        conv, norm, _, *rest = self.layers
+        y = folded_convolution(x, conv, norm)  # (b, 1, f, d) -> (b, c, ...)
+        for layer in rest:
+            y = layer(y)
+        return y.mean(1)  # -> (b, ...)
 
 
 class TransformerEncoder(nn.Module):
@@ -204,6 +238,10 @@ class FrequencyEncoder(nn.Module):
         self.norm_convolution = nn.LayerNorm(channels)
 
     def forward(self, x):
+        with torch.autocast(x.device.type, enabled=False):  # exponentials of products: float32 throughout
+            return self.encode(x)
+
+    def encode(self, x):
         x = x.squeeze(1).transpose(1, 2).contiguous()  # (b, t, f)
         tokens = self.lift(x[..., None])  # (b, t, f, c)
         y = self.norm_attention(tokens + self.attend(x))

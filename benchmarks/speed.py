@@ -54,6 +54,16 @@ class PlainFrequencyEncoder(models.FrequencyEncoder):
         return self.norm_convolution(y + z).view(b, t, f, -1)
 
 
+class PlainConvEncoder(models.ConvEncoder):
+    """The layers one after the other."""
+
+    def forward(self, x):
+        return self.layers(x).mean(1)
+
+
+PLAIN = {models.FrequencyEncoder: PlainFrequencyEncoder, models.ConvEncoder: PlainConvEncoder}
+
+
 def segments_of_noise(front_end, number, device):
     """A step takes the same time whatever it hears: (number, bands, frames) and labels."""
     generator = torch.Generator().manual_seed(0)
@@ -70,8 +80,8 @@ def plain_loop(name, segments, labels, recipe, device):
     """Milliseconds and loss of each step of the plain loop."""
     torch.manual_seed(0)
     model = models.build(name, CLASSES)
-    if getattr(model, "f_encoder", None):
-        model.f_encoder.__class__ = PlainFrequencyEncoder
+    for part in model.modules():
+        part.__class__ = PLAIN.get(part.__class__, part.__class__)
     model = model.to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.lr)
     loader = DataLoader(TensorDataset(segments.cpu()[:, None], labels.cpu()), recipe.batch_size)

@@ -381,3 +381,29 @@ def test_time_encoder_gives_the_last_state_of_each_direction():
         agree(h, bilstm(x, layer.lstm))
     assert torch.equal(h[:, :128], outputs[:, -1, :128]) and torch.equal(h[:, 128:], outputs[:, 0, 128:])
     assert (h[:, 128:] - outputs[:, -1, 128:]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    "kernel, stride, padding", [((5, 1), (2, 1), (2, 0)), ((1, 5), (1, 2), (0, 2)), ((5, 5), (2, 2), (2, 2))]
+)
+def test_folding_batch_norm_into_the_first_convolution_changes_nothing(kernel, stride, padding):
+    plain = shaken(models.ConvEncoder(kernel, stride, padding, channels=6)).train()
+    folded = copy.deepcopy(plain)
+    for shift in (0, 5):  # two steps, so that the running statistics move on from what they have become
+        x = shift + 2 * torch.randn(3, 1, 16, 24).double()
+        expected, ours = plain.layers(x).mean(1), folded(x)
+        agree(ours, expected)
+        upstream = torch.randn_like(expected)
+        expected.backward(upstream), ours.backward(upstream)
+    of_plain, of_folded = dict(plain.named_parameters()), dict(folded.named_parameters())
+    for name, parameter in of_plain.items():
+        if name == "layers.0.bias":  # batch norm cancels it: no gradient here, nothing but rounding there
+            assert of_folded[name].grad is None and parameter.grad.abs().max() < 1e-12
+        elif name == "layers.3.bias":  # likewise
+            assert max(grad.abs().max() for grad in (of_folded[name].grad, parameter.grad)) < 1e-12
+        else:
+            agree(of_folded[name].grad, parameter.grad)
+    for name, value in plain.state_dict().items():
+        agree(folded.state_dict()[name], value)
+    with torch.no_grad():
+        agree(folded.eval()(x), plain.eval().layers(x).mean(1))
