@@ -10,14 +10,19 @@ For every model, seed and fold it trains on the other speakers, scores the fold'
 model of the last epoch and saves both below `--runs` (see results.py). A finished fold is skipped when the
 command is repeated. Prints one line per fold; on a terminal also the running epoch, loss, rate and time left.
 The test speaker is read for the scores alone: nothing in training depends on them.
+
+The folds are shared out among processes that work on the same `--runs`: started by hand, by torchrun, or as a SLURM
+job array. Each begins with its own share, then takes what no other has begun, and waits for nobody.
 """
 
 import argparse
+import contextlib
 import io
 import math
 import os
 import platform
 import shlex
+import shutil
 import sys
 import time
 from dataclasses import asdict, dataclass, field, fields
@@ -26,14 +31,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+import evaluate
 import features
 import protocols
 import results
 
-# torch takes a second to import, so the functions that use it import it: --help answers at once
-
-EVAL_BATCH = 256  # segments scored at once
-VARIANCE_FLOOR = 1e-8  # of a band's log energy, for recordings with digital silence
+# engine.py imports torch, which takes a second, so the functions that use them import them: --help answers at once
 
 # ------------------------------------------------------------------------------------- configuration
 
@@ -82,10 +85,14 @@ class Config:
         10, "keep scores every so many epochs, for the tracks validation and oracle; 0: never", least=0
     )
     save_every: float = option(60.0, "seconds between saved states, from which a killed run goes on", least=0)
+    together: int = option(None, "folds trained at once (4 on a GPU, 1 on a CPU)", least=1)
+    engine: str = option("auto", "how steps run; auto: graph on a GPU", choices=("auto", "eager", "graph"))
+    precision: str = option("float32", "of products and convolutions in training", choices=("float32", "bfloat16"))
     deterministic: bool = option(False, "the same bits on every run on a GPU too, at a cost; a CPU gives them anyway")
     partial: bool = option(False, "accept a database whose counts differ from the published ones")
     device: str = option("auto", "where to compute; auto takes a GPU if there is one", choices=("auto", "cpu", "cuda"))
     runs: str = option("runs", "folder of the results")
+    quiet: bool = option(False, "print nothing but errors")
 
 
 def number(kind, least):
@@ -120,24 +127,6 @@ def parse_command_line(arguments=None):
 # ----------------------------------------------------------------------------------------------- data
 
 
-class Data(NamedTuple):
-    """One database through one front end, on the device."""
-
-    database: protocols.Database
-    heard: features.Features
-    segments: object  # (S, bands, frames) float32 tensor
-    labels: object  # (S,) int64 tensor
-    utterance_of: object  # (S,) int64 tensor, the utterance of each segment
-
-    def segments_of(self, utterances):
-        """Indices of the segments of some utterances, in their order."""
-        import torch
-
-        ends = np.cumsum(self.heard.counts)
-        ranges = [np.arange(ends[i] - self.heard.counts[i], ends[i]) for i in utterances]
-        return torch.from_numpy(np.concatenate(ranges)).to(self.segments.device)
-
-
 def hear(database, front_end):
     """Features of a database through the front end of that name."""
     show = Progress(f"{database.name}: reading {len(database.ids)} recordings")
@@ -149,210 +138,6 @@ def hear(database, front_end):
     how = "from the cache" if heard.cached else "from the recordings"
     show.line(f"{len(heard.segments)} segments of {frames} frames {how} in {heard.seconds_spent:.1f} s")
     return heard
-
-
-def to_device(database, heard, device):
-    import torch
-
-    utterance_of = np.repeat(np.arange(len(heard.counts)), heard.counts)
-    labels = torch.from_numpy(database.labels[utterance_of]).to(device)
-    return Data(
-        database, heard, torch.from_numpy(heard.segments).to(device), labels, torch.from_numpy(utterance_of).to(device)
-    )
-
-
-def standardization(data, kind, train):
-    """Offset and scale (1 or S, bands, 1) of the z-score per band: x -> (x - offset) * scale.
-
-    `fold` takes mean and standard deviation over the segments `train` alone; `segment` and `utterance` take
-    each segment's or utterance's own; `none` changes nothing. Sums run in float64, over (S, bands) numbers.
-    """
-    import torch
-
-    if kind == "none":
-        zero = data.segments.new_zeros(1, data.segments.shape[1], 1)
-        return zero, zero + 1
-    variance, mean = (part.double() for part in torch.var_mean(data.segments, 2, correction=0))  # (S, bands)
-    group = torch.zeros_like(data.utterance_of) if kind == "fold" else data.utterance_of
-    group = torch.arange(len(group), device=group.device) if kind == "segment" else group
-    used = train if kind == "fold" else slice(None)
-    group_used, groups = group[used], int(group.max()) + 1
-    size = torch.bincount(group_used, minlength=groups)[:, None]
-    sums = torch.zeros(2, groups, mean.shape[1], dtype=mean.dtype, device=mean.device)
-    sums[0].index_add_(0, group_used, mean[used])
-    sums[1].index_add_(0, group_used, (variance + mean.square())[used])
-    first, second = sums / size
-    scale = (second - first.square()).clamp_min(0).add(VARIANCE_FLOOR).rsqrt()
-    if kind == "fold":
-        return first.float()[:, :, None], scale.float()[:, :, None]
-    return first.float()[group, :, None], scale.float()[group, :, None]
-
-
-def gather(data, standard, index):
-    """Standardised input of the segments `index`: (b, 1, bands, frames)."""
-    offset, scale = (part if len(part) == 1 else part[index] for part in standard)
-    return ((data.segments[index] - offset) * scale).unsqueeze(1)
-
-
-# ------------------------------------------------------------------------------------------- training
-
-
-def epoch_order(segments, seed, epoch):
-    """The order of an epoch's segments: a permutation that depends on (seed, epoch) only."""
-    import torch
-
-    return torch.randperm(segments, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
-
-
-def make_model(name, classes, seed, front_end, device):
-    """The model with weights that depend on the seed only, in the layout that its convolutions read faster."""
-    import torch
-
-    import models
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = models.build(name, classes, bands=front_end.bands, frames=front_end.frames)
-    return model.to(device, memory_format=torch.channels_last)
-
-
-def train_step(model, optimizer, x, y):
-    """One step of Adam on the cross-entropy of the logits (TFT eq. 13, its double softmax left out)."""
-    from torch.nn.functional import cross_entropy
-
-    optimizer.zero_grad(set_to_none=True)
-    loss = cross_entropy(model(x), y)
-    loss.backward()
-    optimizer.step()
-    return loss.detach()
-
-
-def score(model, data, standard, utterances):
-    """Mean posterior of the segments of each utterance, float32 (n, classes), in evaluation mode."""
-    import torch
-
-    if not len(utterances):  # --fold none tests nobody
-        return np.empty((0, len(data.database.classes)), np.float32)
-    model.eval()
-    with torch.inference_mode():
-        index = data.segments_of(utterances)
-        parts = [model(gather(data, standard, some)).softmax(1) for some in index.split(EVAL_BATCH)]
-    model.train()
-    return protocols.utterance_scores(torch.cat(parts).cpu().numpy(), data.heard.counts[utterances])
-
-
-class Training:
-    """One fold in training: everything that changes from epoch to epoch, and how it is saved and taken up again."""
-
-    def __init__(self, job, data):
-        import torch
-
-        self.job, self.data, settings = job, data, job.settings
-        front_end = features.FrontEnd(**settings["front_end"])
-        device, classes = data.segments.device, len(data.database.classes)
-        self.model = make_model(settings["model"], classes, settings["seed"], front_end, device)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=settings["lr"], fused=True)
-        self.segments = data.segments_of(job.fit)
-        self.standard = standardization(data, settings["normalization"], self.segments)
-        self.epoch, self.log, self.kept = 0, [], {}  # kept: epoch -> (test scores, validation scores or None)
-        self.chosen = None  # validation track: (epoch, weights) of the best epoch so far
-        self.saved = None  # epoch of the state on disk
-
-    def run_epoch(self, show):
-        """Train one epoch and return its mean loss; the device is waited for once, at its end."""
-        import torch
-
-        settings, device = self.job.settings, self.segments.device
-        order = self.segments[epoch_order(len(self.segments), settings["seed"], self.epoch + 1).to(device)]
-        batches = order.split(settings["batch_size"])
-        losses = []
-        for step, index in enumerate(batches, 1):
-            x, y = gather(self.data, self.standard, index), self.data.labels[index]
-            losses.append(train_step(self.model, self.optimizer, x, y))
-            if not self.epoch:  # later epochs tell their pace
-                show.running(f"epoch 1/{settings['epochs']}  step {step}/{len(batches)}")
-        losses = torch.stack(losses).tolist()
-        for step, loss in enumerate(losses, 1):
-            if not math.isfinite(loss):
-                state = f"of epoch {self.saved}, in {results.STATE}" if self.saved else "the initial one"
-                raise results.RunError(
-                    f"{self.job.folder}: the loss became {loss} in epoch {self.epoch + 1}, step {step}; the last good "
-                    f"state is {state}; remove that folder and try a smaller --lr"
-                )
-        self.epoch += 1
-        return sum(loss * len(index) for loss, index in zip(losses, batches)) / len(order)
-
-    def keep_scores(self):
-        """Score the test utterances, and on the validation track also the held-out ones, by which it chooses."""
-        test = score(self.model, self.data, self.standard, self.job.fold.test)
-        if not np.isfinite(test).all():
-            raise results.RunError(
-                f"{self.job.folder}: the scores of epoch {self.epoch} are not finite; remove it and try a smaller --lr"
-            )
-        if not self.job.held:
-            self.kept[self.epoch] = (test, None)
-            return
-        held = np.array(self.job.held)
-        self.kept[self.epoch] = (test, score(self.model, self.data, self.standard, held))
-        scores = np.stack([validation for _, validation in self.kept.values()])
-        best = list(self.kept)[results.best_epoch(self.data.database.labels[held], scores)]
-        if best == self.epoch:
-            self.chosen = (best, {name: value.clone() for name, value in self.model.state_dict().items()})
-
-    def save(self, path):
-        import torch
-
-        kept = {
-            epoch: [None if part is None else torch.from_numpy(part) for part in both]
-            for epoch, both in self.kept.items()
-        }
-        state = dict(
-            settings=self.job.settings, epoch=self.epoch, log=self.log, kept=kept, chosen=self.chosen,
-            model=self.model.state_dict(), optimizer=self.optimizer.state_dict(),
-        )  # fmt: skip
-        write_state(path, state)
-        self.saved = self.epoch
-
-    def take_up(self, path):
-        """Go on from a saved state; a missing, damaged or foreign one is passed over."""
-        if not path.exists():
-            return
-        try:
-            state = results.read_checkpoint(path)
-            if state["settings"] != self.job.settings:
-                return
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.kept = {
-                epoch: tuple(None if part is None else part.cpu().numpy() for part in both)
-                for epoch, both in state["kept"].items()
-            }
-            self.epoch, self.log, self.chosen = state["epoch"], state["log"], state["chosen"]
-            self.saved = self.epoch
-        except results.DAMAGED:
-            print(f"{path}: is damaged; the fold starts again", flush=True)
-            self.__init__(self.job, self.data)
-
-    def finish(self, show):
-        """Train the epochs that are left, saving the state and the due scores on the way."""
-        job, epochs, every = self.job, self.job.settings["epochs"], self.job.settings["eval_every"]
-        state = job.folder / results.STATE
-        start = saved = time.perf_counter()
-        first, before = self.epoch, self.log[-1][2] if self.log else 0.0
-        while self.epoch < epochs:
-            loss = self.run_epoch(show)
-            now = time.perf_counter()
-            self.log.append((self.epoch, loss, before + now - start))
-            if self.epoch == epochs or (every and self.epoch % every == 0):
-                self.keep_scores()
-            if self.epoch < epochs and now - saved >= job.save_every:
-                self.save(state)
-                saved = now
-            pace = (now - start) / (self.epoch - first)  # seconds per epoch
-            show.running(
-                f"epoch {self.epoch}/{epochs}  loss {loss:.4f}  {len(self.segments) / pace:.0f} segments/s  "
-                f"{duration(pace * (epochs - self.epoch))} left"
-            )
 
 
 # ------------------------------------------------------------------------------------- jobs and files
@@ -367,7 +152,6 @@ class Job(NamedTuple):
     held: list  # utterances that the validation track chooses its epoch on, else none
     settings: dict  # all that the scores depend on
     deviations: list  # settings that are not the paper's
-    save_every: float  # seconds
 
 
 def chosen_models(config):
@@ -388,13 +172,16 @@ def make_jobs(config, database, folds, heard):
             for name, value in settings.items()
             if value != getattr(recipe, name)
         ]
-        if config.normalization != "fold":
-            deviations.append(f"normalization {config.normalization} instead of fold")
+        deviations += [
+            f"{name} {getattr(config, name)} instead of {usual}"
+            for name, usual in (("normalization", "fold"), ("precision", "float32"))
+            if getattr(config, name) != usual
+        ]
         for seed in results.parse_seeds(config.seed):
             for fold in folds:
                 told = dict(
                     model=model, protocol=config.protocol, seed=seed, fold=fold.number, fold_name=fold.name, **settings,
-                    normalization=config.normalization, front_end=asdict(features.FRONT_ENDS[recipe.front_end]),
+                    normalization=config.normalization, precision=config.precision, front_end=asdict(features.FRONT_ENDS[recipe.front_end]),
                     utterances=database.digest[:16], recordings=heard[recipe.front_end].digest[:16],
                     eval_every=config.eval_every,
                 )  # fmt: skip
@@ -406,10 +193,7 @@ def make_jobs(config, database, folds, heard):
                     folder = results.fold_folder(
                         config.runs, database.name, model, config.protocol, seed, fold.number, track
                     )
-                    jobs.append(
-                        Job(folder, fold, fit, list(held), dict(told, track=track, **held_out), deviations,
-                            config.save_every)
-                    )  # fmt: skip
+                    jobs.append(Job(folder, fold, fit, list(held), dict(told, track=track, **held_out), deviations))
     return jobs
 
 
@@ -443,11 +227,11 @@ def clean(job):
                 results.remove_leftovers(job.folder)
 
 
-def describe(job, data, folds_total, device):
-    """What config.json holds: enough to check the fold without the recordings."""
+def describe(job, data, folds_total, how):
+    """What config.json holds: enough to check the fold without the recordings. `how`: engine, folds at once."""
     import torch
 
-    database = data.database
+    database, device = data.database, data.segments.device.type
     return dict(
         settings=job.settings,
         deviations=job.deviations,
@@ -466,9 +250,10 @@ def describe(job, data, folds_total, device):
         train_speakers=sorted(set(database.speakers[job.fit].tolist())),
         test_speakers=sorted(set(database.speakers[job.fold.test].tolist())),
         test=[database.ids[i] for i in job.fold.test],
-        code=results.code_versions("features.py", "protocols.py", "models.py", "train.py"),
+        code=results.code_versions("features.py", "protocols.py", "models.py", "engine.py", "train.py"),
         machine=dict(
             device=torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine(),
+            **how,
             threads=torch.get_num_threads(),
             python=platform.python_version(),
             torch=torch.__version__,
@@ -487,48 +272,152 @@ def write_state(path, state):
         file.write(content.getbuffer())
 
 
-def run_job(job, data, folds_total, device, show):
-    """Train a fold and save it; the marker of completion comes last."""
-    start = time.perf_counter()
-    database, folder, test = data.database, job.folder, job.fold.test
-    results.remove_leftovers(folder, keep=[results.STATE])
-    (folder / results.MARKER).unlink(missing_ok=True)
-    config = describe(job, data, folds_total, device)
-    results.write_json(folder / "config.json", config)
-    training = Training(job, data)
-    training.take_up(folder / results.STATE)
-    training.finish(show)
-    epoch, weights = training.chosen or (training.epoch, training.model.state_dict())
-    scores = training.kept[epoch][0]
-    rows = "".join(f"{number},{loss:.9g},{seconds:.3f}\n" for number, loss, seconds in training.log)
-    results.write_text(folder / "log.csv", "epoch,loss,seconds\n" + rows)
-    results.write_predictions(folder / "predictions.csv", database, test, scores)
-    kept = dict(epochs=np.array(list(training.kept)), scores=np.stack([both[0] for both in training.kept.values()]))
-    if job.held:
-        kept["validation"] = np.stack([both[1] for both in training.kept.values()])
-        kept["validation_labels"] = database.labels[job.held]
-    with results.replacing(folder / "epochs.npz") as file:
-        np.savez(file, **kept)
-    state = dict(
-        model={name: value.cpu().contiguous() for name, value in weights.items()},
-        standardization=[part.cpu() for part in training.standard] if job.settings["normalization"] == "fold" else None,
-        settings=job.settings,
-        classes=list(database.classes),
-        epoch=epoch,
-        code=config["code"],
-    )
-    write_state(folder / "checkpoint.pt", state)
-    heard = data.utterance_of[training.segments].unique().cpu().numpy()  # by the weights, and by the fold's statistics
-    results.mark_done(folder, epoch=epoch, trained_on=sorted(set(database.speakers[heard].tolist())))
-    results.remove_leftovers(folder)
-    tested = "tested on nobody"
-    if len(test):
-        matrix = protocols.confusion(database.labels[test], scores)
-        tested = f"WAR {100 * protocols.war(matrix):.2f}, UAR {100 * protocols.uar(matrix):.2f}"
-    show.line(
-        f"epoch {epoch} of {job.settings['epochs']}, loss {training.log[-1][1]:.4f}, {tested}, "
-        f"{duration(time.perf_counter() - start)}"
-    )
+class FoldRun:
+    """One fold from its first epoch, or its saved state, to its files; the caller holds its lock.
+
+    Epochs come in two halves, so that other folds can compute in between: `begin_epoch` queues, `end_epoch` keeps.
+    """
+
+    def __init__(self, job, data, folds_total, how, save_every, show):
+        self.job, self.data, self.save_every, self.show = job, data, save_every, show
+        self.begun = time.perf_counter()
+        results.remove_leftovers(job.folder, keep=[results.STATE])
+        (job.folder / results.MARKER).unlink(missing_ok=True)
+        self.config = describe(job, data, folds_total, how)
+        results.write_json(job.folder / "config.json", self.config)
+        self.start(how["engine"])
+        self.take_up(job.folder / results.STATE, how["engine"])
+        self.first, self.before = self.training.epoch, self.log[-1][2] if self.log else 0.0
+        self.last_save = self.clock = time.perf_counter()
+
+    def start(self, kind):
+        import engine
+
+        self.training = engine.Training(self.data, self.job.settings, self.job.fit, kind)
+        self.log, self.kept = [], {}  # (epoch, loss, seconds); epoch -> (test scores, validation scores or None)
+        self.chosen = None  # validation track: (epoch, weights) of the best epoch so far
+        self.saved = None  # epoch of the state on disk
+
+    @property
+    def is_trained(self):
+        return self.training.epoch >= self.job.settings["epochs"]
+
+    def begin_epoch(self):
+        epoch, epochs = self.training.epoch + 1, self.job.settings["epochs"]
+
+        def report(step, steps):
+            if epoch == 1:  # later epochs tell their pace
+                self.show.running(f"epoch 1/{epochs}  step {step}/{steps}")
+
+        self.training.begin_epoch(report)
+
+    def end_epoch(self):
+        """Log the epoch, keep the scores that are due, and save the state now and then."""
+        losses = self.training.end_epoch()
+        job, epoch, now = self.job, self.training.epoch, time.perf_counter()
+        epochs, every = job.settings["epochs"], job.settings["eval_every"]
+        for step, loss in enumerate(losses, 1):
+            if not math.isfinite(loss):
+                state = f"of epoch {self.saved}, in {results.STATE}" if self.saved else "the initial one"
+                raise results.RunError(
+                    f"{job.folder}: the loss became {loss} in epoch {epoch}, step {step}; the last good "
+                    f"state is {state}; remove that folder and try a smaller --lr"
+                )
+        sizes = self.training.sizes
+        loss = sum(loss * size for loss, size in zip(losses, sizes)) / sum(sizes)
+        self.log.append((epoch, loss, self.before + now - self.clock))
+        if epoch == epochs or (every and epoch % every == 0):
+            self.keep_scores()
+        if epoch < epochs and now - self.last_save >= self.save_every:
+            self.save(job.folder / results.STATE)
+            self.last_save = now
+        pace = (now - self.clock) / (epoch - self.first)  # seconds per epoch
+        self.show.running(
+            f"epoch {epoch}/{epochs}  loss {loss:.4f}  {sum(sizes) / pace:.0f} segments/s  "
+            f"{duration(pace * (epochs - epoch))} left"
+        )
+
+    def keep_scores(self):
+        """Score the test utterances, and on the validation track also the held-out ones, by which it chooses."""
+        epoch, test = self.training.epoch, self.training.score(self.job.fold.test)
+        if not np.isfinite(test).all():
+            raise results.RunError(
+                f"{self.job.folder}: the scores of epoch {epoch} are not finite; remove it and try a smaller --lr"
+            )
+        if not self.job.held:
+            self.kept[epoch] = (test, None)
+            return
+        held = np.array(self.job.held)
+        self.kept[epoch] = (test, self.training.score(held))
+        scores = np.stack([validation for _, validation in self.kept.values()])
+        best = list(self.kept)[results.best_epoch(self.data.database.labels[held], scores)]
+        if best == epoch:
+            self.chosen = (best, {name: value.clone() for name, value in self.training.model.state_dict().items()})
+
+    def save(self, path):
+        import torch
+
+        kept = {
+            epoch: [None if part is None else torch.from_numpy(part) for part in both]
+            for epoch, both in self.kept.items()
+        }
+        state = dict(settings=self.job.settings, log=self.log, kept=kept, chosen=self.chosen)
+        write_state(path, dict(state, training=self.training.state()))
+        self.saved = self.training.epoch
+
+    def take_up(self, path, kind):
+        """Go on from a saved state; a missing, damaged or foreign one is passed over."""
+        if not path.exists():
+            return
+        try:
+            state = results.read_checkpoint(path)
+            if state["settings"] != self.job.settings:
+                return
+            self.training.restore(state["training"])
+            self.kept = {
+                epoch: tuple(None if part is None else part.numpy() for part in both)
+                for epoch, both in state["kept"].items()
+            }
+            self.log, self.chosen, self.saved = state["log"], state["chosen"], self.training.epoch
+        except results.DAMAGED:
+            print(f"{path}: is damaged; the fold starts again", flush=True)
+            self.start(kind)
+
+    def finish(self):
+        """Write the fold's files; the marker of completion comes last."""
+        job, database, folder, test = self.job, self.data.database, self.job.folder, self.job.fold.test
+        epoch, weights = self.chosen or (self.training.epoch, self.training.model.state_dict())
+        scores = self.kept[epoch][0]
+        rows = "".join(f"{number},{loss:.9g},{seconds:.3f}\n" for number, loss, seconds in self.log)
+        results.write_text(folder / "log.csv", "epoch,loss,seconds\n" + rows)
+        results.write_predictions(folder / "predictions.csv", database, test, scores)
+        kept = dict(epochs=np.array(list(self.kept)), scores=np.stack([both[0] for both in self.kept.values()]))
+        if job.held:
+            kept["validation"] = np.stack([both[1] for both in self.kept.values()])
+            kept["validation_labels"] = database.labels[job.held]
+        with results.replacing(folder / "epochs.npz") as file:
+            np.savez(file, **kept)
+        by_fold = job.settings["normalization"] == "fold"
+        checkpoint = dict(
+            model={name: value.cpu().contiguous() for name, value in weights.items()},
+            standardization=[part.cpu() for part in self.training.standard] if by_fold else None,
+            settings=job.settings,
+            classes=list(database.classes),
+            epoch=epoch,
+            code=self.config["code"],
+        )
+        write_state(folder / "checkpoint.pt", checkpoint)
+        heard = self.data.utterance_of[self.training.segments].unique().cpu().numpy()  # by weights and statistics
+        results.mark_done(folder, epoch=epoch, trained_on=sorted(set(database.speakers[heard].tolist())))
+        results.remove_leftovers(folder)
+        tested = "tested on nobody"
+        if len(test):
+            matrix = protocols.confusion(database.labels[test], scores)
+            tested = f"WAR {100 * protocols.war(matrix):.2f}, UAR {100 * protocols.uar(matrix):.2f}"
+        self.show.line(
+            f"epoch {epoch} of {job.settings['epochs']}, loss {self.log[-1][1]:.4f}, {tested}, "
+            f"{duration(time.perf_counter() - self.begun)}"
+        )
 
 
 # ----------------------------------------------------------------------------------------- progress
@@ -542,49 +431,70 @@ def duration(seconds):
 
 
 class Progress:
-    """One piece of work: a line that moves on a terminal, a plain line now and then elsewhere."""
+    """One piece of work: on a terminal a line that moves, below those of the others in progress; elsewhere a plain
+    line now and then."""
 
     plain_every = 60  # seconds
+    board = {}  # of the terminal: piece of work -> its line
+    drawn = 0.0
 
     def __init__(self, what, stream=None):
         self.what, self.stream = what, stream or sys.stdout
-        self.terminal = self.stream.isatty()
+        # processes of torchrun share a terminal, and would draw over each other
+        self.terminal = bool(self.stream) and self.stream.isatty() and "LOCAL_RANK" not in os.environ
         self.shown = time.monotonic()
 
     def running(self, how):
         now = time.monotonic()
-        if now - self.shown < (0.2 if self.terminal else self.plain_every):
+        if not self.terminal:
+            if now - self.shown >= self.plain_every:
+                self.shown = now
+                print(f"{self.what}: {how}", file=self.stream, flush=True)
             return
-        self.shown = now
-        print(
-            f"\r\x1b[K{self.what}: {how}" if self.terminal else f"{self.what}: {how}",
-            end="" if self.terminal else "\n",
-            file=self.stream,
-            flush=True,
-        )
+        before, Progress.board[self] = len(Progress.board), f"{self.what}: {how}"
+        if now - Progress.drawn >= 0.2 or before < len(Progress.board):
+            Progress.drawn = now
+            self.draw(before)
 
     def line(self, how):
-        print(("\r\x1b[K" if self.terminal else "") + f"{self.what}: {how}", file=self.stream, flush=True)
+        """The last word on this piece of work; it stays."""
+        if not self.terminal:
+            print(f"{self.what}: {how}", file=self.stream, flush=True)
+            return
+        before = len(Progress.board)
+        Progress.board.pop(self, None)
+        self.draw(before, f"{self.what}: {how}")
+
+    def draw(self, before, stays=None):
+        """Draw the board anew over its `before` lines, below a line that stays."""
+        width = shutil.get_terminal_size().columns - 1
+        lines = ([stays] if stays else []) + [line[:width] for line in Progress.board.values()]
+        up = f"\x1b[{before}A" if before else ""
+        print(up + "\r\x1b[J" + "".join(line + "\n" for line in lines), end="", file=self.stream, flush=True)
 
 
 # ----------------------------------------------------------------------------------------- the command
 
 
-def make_deterministic():
-    """Only algorithms that give the same bits on every run; before the first work on the GPU."""
-    import torch
+def share(environment=os.environ):
+    """(number, count) of this process among those that torchrun or a SLURM job array started; (0, 1) alone."""
 
-    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False
+    def told(name, default):
+        try:
+            return int(environment.get(name, default))
+        except ValueError:
+            raise protocols.UsageError(f"{name}={environment[name]}: is no number; unset it") from None
+
+    rank, ranks = told("RANK", 0), told("WORLD_SIZE", 1)
+    task, tasks = told("SLURM_ARRAY_TASK_ID", 0), told("SLURM_ARRAY_TASK_COUNT", 1)
+    task = (task - told("SLURM_ARRAY_TASK_MIN", 0)) // max(1, told("SLURM_ARRAY_TASK_STEP", 1))
+    count = max(1, ranks) * max(1, tasks)
+    return (task * max(1, ranks) + rank) % count, count
 
 
-def choose_device(wish):
-    import torch
-
-    if wish == "cuda" and not torch.cuda.is_available():
-        raise protocols.UsageError("--device cuda: there is no GPU that torch can use; say --device cpu")
-    return "cuda" if wish != "cpu" and torch.cuda.is_available() else "cpu"
+def own_share_first(jobs, number, count):
+    """Every count-th job from `number`, then the share of the next process, and so on."""
+    return [job for turn in range(count) for job in jobs[(number + turn) % count :: count]]
 
 
 def open_for_training(config):
@@ -594,48 +504,114 @@ def open_for_training(config):
         from benchmarks import synthetic
 
         print(f"synthetic: writing a small corpus of generated speech to {root}", flush=True)
-        synthetic.write_corpus("manifest", Path(root))
+        with contextlib.suppress(FileExistsError):  # another process was faster
+            synthetic.write_corpus("manifest", Path(root))
     return protocols.open_database(config.db, root, config.partial)
 
 
-def title(job, done, pending, folds):
+def title(job, folds):
     settings = job.settings
     track = " validation" if settings["track"] == "validation" else ""
     fold = f"fold {job.fold.number}/{folds} {job.fold.name}" if job.fold.number else "all speakers"
-    return f"[{done}/{pending}] {settings['model']} seed {settings['seed']}{track} {fold}"
+    return f"{settings['model']} seed {settings['seed']}{track} {fold}"
 
 
-def train_all(pending, database, heard, folds, config):
-    """Train the folds that no other process has finished or is training."""
-    device = choose_device(config.device)
-    if config.deterministic and device == "cuda":
-        make_deterministic()
-    if device == "cpu":
-        features.keep_freed_memory()
-    loaded = {}  # front end -> data, one at a time on the device
-    busy = 0
-    for done, job in enumerate(pending, 1):
-        front_end = RECIPES[job.settings["model"]].front_end
-        with results.claim(job.folder) as mine:
-            if not mine:
+def train_all(jobs, database, heard, folds_total, config):
+    """Train the folds that no other process has finished or is training, some at once; tells how many it left."""
+    import torch
+
+    import engine
+
+    device = engine.choose_device(config.device, int(os.environ.get("LOCAL_RANK", 0)))
+    together = config.together or (1 if device == "cpu" else 4)
+    how = dict(engine=engine.choose_engine(config.engine, device), together=together)
+    engine.prepare(device, config.deterministic)
+    loaded, running, failed, busy = {}, {}, [], 0  # front end -> data on the device; fold in training -> its lock
+    queue = iter(enumerate(jobs, 1))
+
+    def begin(number, job):
+        nonlocal busy
+        with contextlib.ExitStack() as stack:
+            if not stack.enter_context(results.claim(job.folder)):
                 busy += 1
-                continue
-            if is_finished(job):  # by another process, meanwhile
-                continue
-            if front_end not in loaded:
-                loaded = {front_end: to_device(database, heard[front_end], device)}
-            show = Progress(title(job, done, len(pending), folds))
-            run_job(job, loaded[front_end], folds, device, show)
-    if busy:
-        print(f"{busy} folds are being trained by other processes")
+            elif not is_finished(job):  # by another process, meanwhile
+                front_end = RECIPES[job.settings["model"]].front_end
+                if front_end not in loaded:
+                    loaded[front_end] = engine.to_device(database, heard[front_end], device)
+                show = Progress(f"[{number}/{len(jobs)}] {title(job, folds_total)}")
+                run = FoldRun(job, loaded[front_end], folds_total, how, config.save_every, show)
+                running[run] = stack.pop_all()
+
+    def attempt(run, half):
+        try:
+            half()
+        except results.RunError as error:  # the other folds go on
+            failed.append(error)
+            run.show.line("stopped, see below")
+            running.pop(run).close()
+
+    with contextlib.ExitStack() as locks:
+        locks.callback(lambda: [lock.close() for lock in running.values()])
+        try:
+            while True:
+                while len(running) < together and (due := next(queue, None)):
+                    begin(*due)
+                if not running:
+                    break
+                for run in list(running):
+                    if not run.is_trained:
+                        run.begin_epoch()
+                for run in list(running):
+                    if not run.is_trained:
+                        attempt(run, run.end_epoch)
+                    if run in running and run.is_trained:
+                        run.finish()
+                        running.pop(run).close()
+        except torch.OutOfMemoryError:
+            raise results.RunError(
+                f"{config.runs}: the device has not enough memory; use a smaller --together (now {together})"
+            ) from None
+    if failed:
+        raise results.RunError("; ".join(map(str, failed)))
+    return busy
+
+
+def print_summary(config, database):
+    """Table of what the command was to train, as far as it is there."""
+    cells, notes = [], []
+    for model in chosen_models(config):
+        for track in ("last", "validation") if config.track == "all" else (config.track,):
+            found, _ = evaluate.collect(
+                config.runs, config.protocol, results.parse_seeds(config.seed), track, database.name, model
+            )
+            summary = evaluate.summarize(found.get((database.name, model), {}))
+            if summary:
+                cells.append([
+                    model, track, evaluate.ranges(summary.seeds), f"{summary.folds_done}/{summary.folds_total}",
+                    evaluate.percent(summary.war, summary.war_std), evaluate.percent(summary.uar, summary.uar_std),
+                ])  # fmt: skip
+                notes += [note for note in summary.notes if note not in notes]
+    if cells:
+        header = ["model", "track", "seeds", "folds", "WAR", "UAR"]
+        print("\n" + evaluate.as_text(f"{database.name}, leaving one {config.protocol} out", header, cells, notes))
+    runs = shlex.quote(config.runs)
+    print(f"tables: python evaluate.py --db {database.name} --protocol {config.protocol} --runs {runs}")
 
 
 def main(arguments=None):
     config = parse_command_line(arguments)
+    with contextlib.redirect_stdout(None if config.quiet else sys.stdout):
+        train(config)
+
+
+def train(config):
     if not config.runs or (os.path.exists(config.runs) and not os.path.isdir(config.runs)):
         raise protocols.UsageError(f"--runs {config.runs}: is no folder; name one that is, or that can be made")
-    if config.device == "cuda":
-        choose_device(config.device)  # a mistake in it is told before anything is read
+    number, count = share()
+    if config.device == "cuda" or config.engine == "graph":  # a mistake in them is told before anything is read
+        import engine
+
+        engine.choose_engine(config.engine, engine.choose_device(config.device))
     database = open_for_training(config)
     folds = protocols.make_folds(database, config.protocol)
     chosen = protocols.select_folds(folds, config.fold)
@@ -646,26 +622,27 @@ def main(arguments=None):
         raise protocols.UsageError(
             "--eval-every 0: the validation track chooses among evaluated epochs; give 1 or more"
         )
-    counts = ", ".join(f"{label} {count}" for label, count in database.counts().items())
+    counts = ", ".join(f"{label} {amount}" for label, amount in database.counts().items())
     speakers = len(set(database.speakers.tolist()))
     print(f"{database.name}: {len(database.ids)} utterances, {speakers} speakers: {counts}")
     front_ends = dict.fromkeys(RECIPES[model].front_end for model in chosen_models(config))
     heard = {front_end: hear(database, front_end) for front_end in front_ends}
-    jobs = make_jobs(config, database, chosen, heard)
+    jobs = own_share_first(make_jobs(config, database, chosen, heard), number, count)
     for job in jobs:
         clean(job)
     pending = [job for job in jobs if not is_finished(job)]
     if len(pending) < len(jobs):
         print(f"{database.name}: {len(jobs) - len(pending)} of {len(jobs)} folds are already done")
     if pending:
-        print(f"{database.name}: {len(pending)} folds to train", flush=True)
+        shared = f", share {number + 1} of {count} first" if count > 1 else ""
+        print(f"{database.name}: {len(pending)} folds to train{shared}", flush=True)
         results.write_index(config.runs, database)
-        train_all(pending, database, heard, len(folds), config)
+        if busy := train_all(pending, database, heard, len(folds), config):
+            print(f"{busy} folds are being trained by other processes")
     if config.fold == protocols.NO_FOLD:
         print(f"predict: python predict.py --run {shlex.quote(str(jobs[0].folder))} recording.wav")
-        return
-    runs = shlex.quote(config.runs)
-    print(f"tables: python evaluate.py --db {database.name} --protocol {config.protocol} --runs {runs}")
+    else:
+        print_summary(config, database)
 
 
 if __name__ == "__main__":

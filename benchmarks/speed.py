@@ -32,6 +32,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import engine
 import features
 import models
 import train
@@ -100,12 +101,12 @@ def plain_loop(name, segments, labels, recipe, device):
 
 def our_loop(name, segments, labels, recipe, device):
     """Milliseconds and loss of each step of train.py's own step."""
-    model = train.make_model(name, CLASSES, 0, features.FRONT_ENDS[recipe.front_end], device)
+    model = engine.make_model(name, CLASSES, 0, features.FRONT_ENDS[recipe.front_end], device)
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.lr, fused=True)
     times, losses = [], []
     for index in torch.arange(len(segments), device=device).split(recipe.batch_size):
         start = time.perf_counter()
-        losses.append(train.train_step(model, optimizer, segments[index].unsqueeze(1), labels[index]))
+        losses.append(engine.train_step(model, optimizer, segments[index].unsqueeze(1), labels[index]))
         wait(device)
         times.append(1e3 * (time.perf_counter() - start))
     return times, [loss.item() for loss in losses]
@@ -145,22 +146,24 @@ def saving(name, device):
     recipe = train.RECIPES[name]
     segments, labels = segments_of_noise(features.FRONT_ENDS[recipe.front_end], recipe.batch_size, device)
     each = np.arange(len(segments))
-    data = train.Data(
+    data = engine.Data(
         SimpleNamespace(classes=range(CLASSES)), SimpleNamespace(counts=np.ones_like(each)), segments, labels,
         torch.from_numpy(each).to(device),
     )  # fmt: skip
     settings = dict(
         model=name, seed=0, front_end=asdict(features.FRONT_ENDS[recipe.front_end]), normalization="none",
-        epochs=1, batch_size=recipe.batch_size, lr=recipe.lr,
+        epochs=1, batch_size=recipe.batch_size, lr=recipe.lr, precision="float32",
     )  # fmt: skip
-    training = train.Training(train.Job(Path(), None, each, [], settings, [], 0.0), data)
-    training.run_epoch(train.Progress(name))
+    run = train.FoldRun.__new__(train.FoldRun)  # without a folder
+    run.job, run.data = train.Job(Path(), None, each, [], settings, []), data
+    run.start(engine.choose_engine("auto", device))
+    run.training.begin_epoch(), run.training.end_epoch()
     times = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "state.pt"
         for _ in range(7):
             start = time.perf_counter()
-            training.save(path)
+            run.save(path)
             times.append(1e3 * (time.perf_counter() - start))
         return statistics.median(times), path.stat().st_size / 2**20
 
@@ -193,7 +196,7 @@ def main():
     if options.peak_of:
         return train_and_tell_peak(options.peak_of)
     if options.deterministic:
-        train.make_deterministic()
+        engine.prepare(options.device, deterministic=True)
     chip = torch.cuda.get_device_name() if options.device == "cuda" else f"{torch.get_num_threads()} CPU threads"
     print(f"{chip}, torch {torch.__version__}, float32, medians of {options.steps * options.repeats} steps")
     print(f"{'model':8} {'batch':>5} {'plain ms':>9} {'ours ms':>9} {'ratio':>6} {'loss difference':>16}")

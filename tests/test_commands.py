@@ -13,6 +13,7 @@ import soundfile
 import torch
 
 import evaluate
+import engine
 import features
 import protocols
 import results
@@ -70,7 +71,7 @@ def run_evaluate(*arguments):
 
 
 def load(database, front_end):
-    return train.to_device(database, train.hear(database, front_end), "cpu")
+    return engine.to_device(database, train.hear(database, front_end), "cpu")
 
 
 def table(capsys, *arguments):
@@ -210,21 +211,21 @@ def test_a_checkpoint_gives_the_saved_scores_again(corpus, tmp_path):
         folder = results.fold_folder(tmp_path, "small", model, "speaker", 0, 4)
         saved = torch.load(folder / "checkpoint.pt", weights_only=True)
         front_end = features.FrontEnd(**saved["settings"]["front_end"])
-        network = train.make_model(model, len(saved["classes"]), 1, front_end, "cpu")
+        network = engine.make_model(model, len(saved["classes"]), 1, front_end, "cpu")
         network.load_state_dict(saved["model"])
         database = protocols.open_database(str(db))
         data = load(database, train.RECIPES[model].front_end)
         test = protocols.make_folds(database)[3].test
-        again = train.score(network, data, saved["standardization"], test)
+        again = engine.score(network, data, saved["standardization"], test)
         assert np.array_equal(again, results.read_fold(folder).scores)
 
 
 def test_the_order_of_segments_depends_on_seed_and_epoch_alone():
-    order = train.epoch_order(100, seed=1, epoch=2)
+    order = engine.epoch_order(100, seed=1, epoch=2)
     assert sorted(order.tolist()) == list(range(100))
     torch.manual_seed(99)
-    assert torch.equal(order, train.epoch_order(100, seed=1, epoch=2))
-    others = [train.epoch_order(100, seed, epoch) for seed, epoch in ((1, 3), (2, 2), (0, 2))]
+    assert torch.equal(order, engine.epoch_order(100, seed=1, epoch=2))
+    others = [engine.epoch_order(100, seed, epoch) for seed, epoch in ((1, 3), (2, 2), (0, 2))]
     assert not any(torch.equal(order, other) for other in others)
 
 
@@ -234,7 +235,7 @@ def test_standardization_matches_numpy(kind, corpus):
     data = load(database, "tft")
     fold = protocols.make_folds(database)[0]
     index = torch.arange(len(data.segments))
-    got = train.gather(data, train.standardization(data, kind, data.segments_of(fold.train)), index)[:, 0].numpy()
+    got = engine.gather(data, engine.standardization(data, kind, data.segments_of(fold.train)), index)[:, 0].numpy()
     raw, owner = data.segments.numpy().astype(np.float64), data.utterance_of.numpy()
     for segment in range(0, len(raw), 7):
         chosen = {
@@ -252,11 +253,11 @@ def test_standardization_matches_numpy(kind, corpus):
 
 def test_every_training_segment_is_seen_once_an_epoch_and_no_other(corpus, monkeypatch, tmp_path):
     seen = []
-    gather = train.gather
+    gather = engine.gather
     monkeypatch.setattr(
-        train, "gather", lambda data, standard, index: seen.append(index) or gather(data, standard, index)
+        engine, "gather", lambda data, standard, index: seen.append(index) or gather(data, standard, index)
     )
-    monkeypatch.setattr(train, "score", lambda model, data, standard, test: np.zeros((len(test), 4), np.float32))
+    monkeypatch.setattr(engine, "score", lambda model, data, standard, test: np.zeros((len(test), 4), np.float32))
     assert run_train("--db", corpus / "small.csv", "--fold", "2", "--model", "atnn", "--runs", tmp_path, *QUICK) == 0
     database = protocols.open_database(str(corpus / "small.csv"))
     data = load(database, "atfnn")

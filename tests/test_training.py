@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+import engine
 import features
 import protocols
 import results
@@ -89,13 +90,13 @@ def test_training_follows_a_plain_loop(model, lr, tolerance, manifest, tmp_path)
     x = torch.from_numpy(np.concatenate([clips[i] for i in fold.train]))[:, None]
     y = torch.tensor([database.labels[i] for i in fold.train for _ in clips[i]])
     mean, deviation = x.mean((0, 1, 3))[:, None], x.var((0, 1, 3), correction=0)[:, None].sqrt()
-    network = train.make_model(model, 4, 7, front_end, "cpu").to(memory_format=torch.contiguous_format)
+    network = engine.make_model(model, 4, 7, front_end, "cpu").to(memory_format=torch.contiguous_format)
     optimizer = torch.optim.Adam(network.parameters(), lr)
     losses = []
     for epoch in (1, 2, 3):
         network.train()
         parts = []
-        for index in train.epoch_order(len(x), 7, epoch).split(16):
+        for index in engine.epoch_order(len(x), 7, epoch).split(16):
             loss = torch.nn.functional.cross_entropy(network((x[index] - mean) / deviation), y[index])
             optimizer.zero_grad()
             loss.backward()
@@ -133,7 +134,7 @@ def test_seeds_give_other_weights_and_other_scores(manifest, tmp_path):
     scores = [results.read_fold(folder_of(tmp_path, seed=seed)).scores for seed in (0, 1)]
     assert not np.array_equal(*scores)
     first, second, again = (
-        next(train.make_model("tft", 4, seed, features.FRONT_ENDS["tft"], "cpu").parameters()) for seed in (0, 1, 0)
+        next(engine.make_model("tft", 4, seed, features.FRONT_ENDS["tft"], "cpu").parameters()) for seed in (0, 1, 0)
     )
     assert torch.equal(first, again) and not torch.equal(first, second)
 
@@ -206,26 +207,26 @@ def test_a_run_that_was_stopped_in_any_epoch_gives_the_same_bits(model, track, m
     arguments = ["--epochs", 5, "--eval-every", 2, "--save-every", 0, "--track", track, "--model", model]
     train.main(base(manifest, tmp_path / "whole", *arguments))
     whole = outcome(folder_of(tmp_path / "whole", model, track=track))
-    run_epoch = train.Training.run_epoch
+    begin_epoch = engine.Training.begin_epoch
     for stop in (2, 3, 4):
         calls = []
 
-        def stopping(self, show, calls=calls, stop=stop):
+        def stopping(self, report, calls=calls, stop=stop):
             calls.append(self.epoch)
             if self.epoch == stop:
                 raise KeyboardInterrupt
-            return run_epoch(self, show)
+            begin_epoch(self, report)
 
         runs = tmp_path / f"stopped{stop}"
-        monkeypatch.setattr(train.Training, "run_epoch", stopping)
+        monkeypatch.setattr(engine.Training, "begin_epoch", stopping)
         with pytest.raises(KeyboardInterrupt):
             train.main(base(manifest, runs, *arguments))
         folder = folder_of(runs, model, track=track)
         assert (folder / results.STATE).exists() and not results.is_done(folder)
         monkeypatch.setattr(
-            train.Training,
-            "run_epoch",
-            lambda self, show, calls=calls: calls.append(self.epoch) or run_epoch(self, show),
+            engine.Training,
+            "begin_epoch",
+            lambda self, report, calls=calls: calls.append(self.epoch) or begin_epoch(self, report),
         )
         calls.clear()
         train.main(base(manifest, runs, *arguments))
@@ -257,20 +258,20 @@ def test_a_damaged_or_hostile_state_starts_the_fold_again(content, manifest, tmp
 
 
 def test_a_state_of_other_settings_is_not_thrown_away_unasked(manifest, tmp_path, monkeypatch):
-    run_epoch = train.Training.run_epoch
+    begin_epoch = engine.Training.begin_epoch
 
-    def stopping(self, show):
+    def stopping(self, report):
         if self.epoch == 2:
             raise KeyboardInterrupt
-        return run_epoch(self, show)
+        begin_epoch(self, report)
 
-    monkeypatch.setattr(train.Training, "run_epoch", stopping)
+    monkeypatch.setattr(engine.Training, "begin_epoch", stopping)
     with pytest.raises(KeyboardInterrupt):
         train.main(base(manifest, tmp_path, "--epochs", 5, "--save-every", 0))
     with pytest.raises(results.RunError, match="epochs 5, not 3"):
         train.main(base(manifest, tmp_path, "--epochs", 3))
     (folder_of(tmp_path) / results.STATE).unlink()  # nothing to lose
-    monkeypatch.setattr(train.Training, "run_epoch", run_epoch)
+    monkeypatch.setattr(engine.Training, "begin_epoch", begin_epoch)
     train.main(base(manifest, tmp_path, "--epochs", 3))
 
 
@@ -318,20 +319,20 @@ def test_processes_on_one_folder_share_the_folds(manifest, tmp_path):
 
 @pytest.mark.parametrize("every, state", [(0, "of epoch 1, in .state.pt"), (60, "the initial one")])
 def test_a_loss_that_is_not_finite_names_epoch_step_and_last_good_state(every, state, manifest, tmp_path, monkeypatch):
-    step, calls = train.train_step, []
+    step, calls = engine.train_step, []
 
     def failing(*arguments):
         calls.append(1)
         return step(*arguments) * (float("nan") if len(calls) == 6 else 1)
 
-    monkeypatch.setattr(train, "train_step", failing)
+    monkeypatch.setattr(engine, "train_step", failing)
     with pytest.raises(results.RunError, match=f"nan in epoch 2, step [1-4]; the last good state is {state}"):
         train.main(base(manifest, tmp_path, "--epochs", 3, "--save-every", every))
     assert not results.is_done(folder_of(tmp_path))
 
 
 def test_scores_that_are_not_finite_are_not_saved(manifest, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "score", lambda *arguments: np.full((8, 4), np.nan, np.float32))
+    monkeypatch.setattr(engine, "score", lambda *arguments: np.full((8, 4), np.nan, np.float32))
     with pytest.raises(results.RunError, match="not finite"):
         train.main(base(manifest, tmp_path, "--epochs", 1))
     assert not (folder_of(tmp_path) / "predictions.csv").exists()
@@ -340,12 +341,13 @@ def test_scores_that_are_not_finite_are_not_saved(manifest, tmp_path, monkeypatc
 def test_saving_the_state_at_its_default_is_rare(manifest, tmp_path, monkeypatch):
     saved = []
 
-    def run_epoch(self, show):
+    def end_epoch(self):
         self.epoch += 1
-        return 1.0
+        return [1.0] * len(self.sizes)
 
-    monkeypatch.setattr(train.Training, "run_epoch", run_epoch)
-    monkeypatch.setattr(train.Training, "save", lambda self, path: saved.append(self.epoch))
+    monkeypatch.setattr(engine.Training, "begin_epoch", lambda self, report: None)
+    monkeypatch.setattr(engine.Training, "end_epoch", end_epoch)
+    monkeypatch.setattr(train.FoldRun, "save", lambda self, path: saved.append(self.training.epoch))
     clock = iter(range(10**6))
     monkeypatch.setattr(time, "perf_counter", lambda: float(next(clock)))  # each look at the clock is a second
     train.main(base(manifest, tmp_path, "--epochs", 300, "--eval-every", 0))

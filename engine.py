@@ -1,0 +1,240 @@
+"""What runs on the device: a database's segments, their normalisation, and a fold in training.
+
+`train.py` decides what is trained and saves it; here it is computed. A `Training` queues the steps of an epoch
+(`begin_epoch`) and collects their losses (`end_epoch`), so that several folds can work on one GPU at once, each
+on its own stream. The host waits for the device once an epoch. Engines, chosen by `choose_engine`:
+
+    eager   runs a step operation by operation; on a CPU, and the reference
+    graph   records a step once as a CUDA graph and replays it, which spares the time between small kernels
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+
+import features
+import models
+import protocols
+
+EVAL_BATCH = 256  # segments scored at once
+VARIANCE_FLOOR = 1e-8  # of a band's log energy, for recordings with digital silence
+WARM_UP = 3  # steps before a graph is recorded, taken back afterwards
+
+# ----------------------------------------------------------------------------------------------- data
+
+
+class Data(NamedTuple):
+    """One database through one front end, on the device."""
+
+    database: protocols.Database
+    heard: features.Features
+    segments: torch.Tensor  # (S, bands, frames) float32
+    labels: torch.Tensor  # (S,) int64
+    utterance_of: torch.Tensor  # (S,) int64, the utterance of each segment
+
+    def segments_of(self, utterances):
+        """Indices of the segments of some utterances, in their order."""
+        ends = np.cumsum(self.heard.counts)
+        ranges = [np.arange(ends[i] - self.heard.counts[i], ends[i]) for i in utterances]
+        return torch.from_numpy(np.concatenate(ranges)).to(self.segments.device)
+
+
+def to_device(database, heard, device):
+    utterance_of = np.repeat(np.arange(len(heard.counts)), heard.counts)
+    labels = torch.from_numpy(database.labels[utterance_of]).to(device)
+    return Data(
+        database, heard, torch.from_numpy(heard.segments).to(device), labels, torch.from_numpy(utterance_of).to(device)
+    )
+
+
+def standardization(data, kind, train):
+    """Offset and scale (1 or S, bands, 1) of the z-score per band: x -> (x - offset) * scale.
+
+    `fold` takes mean and standard deviation over the segments `train` alone; `segment` and `utterance` take
+    each segment's or utterance's own; `none` changes nothing. Sums run in float64, over (S, bands) numbers.
+    """
+    if kind == "none":
+        zero = data.segments.new_zeros(1, data.segments.shape[1], 1)
+        return zero, zero + 1
+    variance, mean = (part.double() for part in torch.var_mean(data.segments, 2, correction=0))  # (S, bands)
+    group = torch.zeros_like(data.utterance_of) if kind == "fold" else data.utterance_of
+    group = torch.arange(len(group), device=group.device) if kind == "segment" else group
+    used = train if kind == "fold" else slice(None)
+    group_used, groups = group[used], int(group.max()) + 1
+    size = torch.bincount(group_used, minlength=groups)[:, None]
+    sums = torch.zeros(2, groups, mean.shape[1], dtype=mean.dtype, device=mean.device)
+    sums[0].index_add_(0, group_used, mean[used])
+    sums[1].index_add_(0, group_used, (variance + mean.square())[used])
+    first, second = sums / size
+    scale = (second - first.square()).clamp_min(0).add(VARIANCE_FLOOR).rsqrt()
+    if kind == "fold":
+        return first.float()[:, :, None], scale.float()[:, :, None]
+    return first.float()[group, :, None], scale.float()[group, :, None]
+
+
+def gather(data, standard, index):
+    """Standardised input of the segments `index`: (b, 1, bands, frames)."""
+    offset, scale = (part if len(part) == 1 else part[index] for part in standard)
+    return ((data.segments[index] - offset) * scale).unsqueeze(1)
+
+
+# ------------------------------------------------------------------------------------- device and engine
+
+
+def choose_device(wish, number=0):
+    """`auto` takes a GPU if there is one; `number` shares several GPUs out among the processes of a machine."""
+    if wish == "cuda" and not torch.cuda.is_available():
+        raise protocols.UsageError("--device cuda: there is no GPU that torch can use; say --device cpu")
+    if wish == "cpu" or not torch.cuda.is_available():
+        return "cpu"
+    torch.cuda.set_device(number % torch.cuda.device_count())
+    return "cuda"
+
+
+def choose_engine(wish, device):
+    if wish == "graph" and device == "cpu":
+        raise protocols.UsageError("--engine graph: records work of a GPU; say --engine eager, or leave it away")
+    return wish if wish != "auto" else "eager" if device == "cpu" else "graph"
+
+
+def prepare(device, deterministic):
+    """Set torch up; before the first work on the device."""
+    if device == "cpu":
+        features.keep_freed_memory()
+    elif deterministic:
+        torch.use_deterministic_algorithms(True)  # needs CUBLAS_WORKSPACE_CONFIG in the environment
+    else:
+        torch.backends.cudnn.benchmark = True  # every step has the same shapes
+
+
+# ------------------------------------------------------------------------------------------- training
+
+
+def epoch_order(segments, seed, epoch):
+    """The order of an epoch's segments: a permutation that depends on (seed, epoch) only, on every device."""
+    return torch.randperm(segments, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+
+
+def make_model(name, classes, seed, front_end, device):
+    """The model with weights that depend on the seed only, in the layout that its convolutions read faster."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = models.build(name, classes, bands=front_end.bands, frames=front_end.frames)
+    return model.to(device, memory_format=torch.channels_last)
+
+
+def train_step(model, optimizer, x, y, precision="float32"):
+    """One step of Adam on the cross-entropy of the logits (TFT eq. 13, its double softmax left out)."""
+    optimizer.zero_grad(set_to_none=True)
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=False):
+        logits = model(x)
+    loss = cross_entropy(logits.float(), y)
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
+
+
+def score(model, data, standard, utterances):
+    """Mean posterior of the segments of each utterance, float32 (n, classes), in evaluation mode and float32."""
+    if not len(utterances):  # --fold none tests nobody
+        return np.empty((0, len(data.database.classes)), np.float32)
+    model.eval()
+    with torch.inference_mode():
+        index = data.segments_of(utterances)
+        parts = [model(gather(data, standard, some)).softmax(1) for some in index.split(EVAL_BATCH)]
+    model.train()
+    return protocols.utterance_scores(torch.cat(parts).cpu().numpy(), data.heard.counts[utterances])
+
+
+class Training:
+    """The weights of one fold on their way: `fit` are the utterances that they are trained on."""
+
+    def __init__(self, data, settings, fit, engine="eager"):
+        self.data, self.settings, self.engine = data, settings, engine
+        device, classes = data.segments.device, len(data.database.classes)
+        front_end = features.FrontEnd(**settings["front_end"])
+        self.model = make_model(settings["model"], classes, settings["seed"], front_end, device)
+        self.optimizer = torch.optim.Adam(
+            self.model.parameters(), lr=settings["lr"], fused=True, capturable=engine == "graph"
+        )
+        self.segments = data.segments_of(fit)
+        self.standard = standardization(data, settings["normalization"], self.segments)
+        self.epoch = 0
+        sizes = torch.arange(len(self.segments)).split(settings["batch_size"])
+        self.sizes = [len(size) for size in sizes]  # segments of each step
+        # what a step reads and moves on by itself, on the device, so that a recorded step can be repeated
+        self.order = self.segments.clone()
+        self.place, self.number = (torch.zeros(1, dtype=torch.int64, device=device) for _ in range(2))
+        self.within = torch.arange(self.sizes[0], device=device)
+        self.losses = torch.zeros(len(self.sizes), device=device)
+        self.graphs = {}  # engine graph: size of a step -> its recording
+        self.stream = None
+        if device.type == "cuda":
+            torch.cuda.synchronize()  # the data were queued on another stream
+            self.stream = torch.cuda.Stream()
+
+    def step(self, size):
+        """Train on the next `size` segments of the order."""
+        index = self.order[self.place + self.within[:size]]
+        x, y = gather(self.data, self.standard, index), self.data.labels[index]
+        loss = train_step(self.model, self.optimizer, x, y, self.settings["precision"])
+        self.losses.index_copy_(0, self.number, loss.view(1))
+        self.place += size
+        self.number += 1
+
+    def begin_epoch(self, report=lambda step, steps: None):
+        """Queue the next epoch's steps."""
+        with torch.cuda.stream(self.stream):
+            permutation = epoch_order(len(self.segments), self.settings["seed"], self.epoch + 1)
+            self.order.copy_(self.segments[permutation.to(self.segments.device)])
+            if self.engine == "graph":
+                for size in set(self.sizes) - set(self.graphs):
+                    self.graphs[size] = self.record(size)
+            self.place.zero_(), self.number.zero_()
+            for done, size in enumerate(self.sizes, 1):
+                self.graphs[size].replay() if self.engine == "graph" else self.step(size)
+                report(done, len(self.sizes))
+
+    def end_epoch(self):
+        """Wait for the epoch and return the loss of each step."""
+        with torch.cuda.stream(self.stream):
+            losses = self.losses.tolist()
+        self.epoch += 1
+        return losses
+
+    def record(self, size):
+        """A CUDA graph of one step; the steps that it takes to warm up leave nothing behind."""
+        weights = {name: value.clone() for name, value in self.model.state_dict().items()}
+        moments = {p: {k: v.clone() for k, v in state.items()} for p, state in self.optimizer.state.items()}
+        self.place.zero_()
+        for _ in range(WARM_UP):
+            self.number.zero_()
+            self.step(size)
+            self.place.zero_()
+        self.model.load_state_dict(weights)
+        for p, state in self.optimizer.state.items():
+            for name, value in state.items():
+                value.copy_(moments[p][name]) if p in moments else value.zero_()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.number.zero_()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=self.stream):
+            self.step(size)
+        return graph
+
+    def score(self, utterances):
+        """Mean posterior of the segments of each utterance, float32 (n, classes)."""
+        with torch.cuda.stream(self.stream):
+            return score(self.model, self.data, self.standard, utterances)
+
+    def state(self):
+        return dict(model=self.model.state_dict(), optimizer=self.optimizer.state_dict()["state"], epoch=self.epoch)
+
+    def restore(self, state):
+        """Go on from what `state` gave, on whatever device and engine; before the first epoch."""
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(dict(state=state["optimizer"], param_groups=groups))
+        self.epoch = state["epoch"]
