@@ -618,7 +618,7 @@ def attention_figure(options, database, folds):
     title = (
         f"{database}: {name} is {classes[fold.labels[at]]}, recognised as {said} ({score:.2f})\n"
         f"by {settings['model']}, trained without {settings['protocol']} {settings['fold_name']}, "
-        f"seed {settings['seed']}, {figures.MARKS[options.track][0]}"
+        f"seed {settings['seed']}, {TRACK_NAMES[options.track]}"
     )
     return figures.draw_attention(told, title, fold.config["deviations"])
 
