@@ -6,6 +6,7 @@
     python evaluate.py --track all                      # last epoch, validation and oracle side by side
     python evaluate.py --table significance --models tft atfnn --db casia
     python evaluate.py --audit                          # prove the results from the saved files alone
+    python evaluate.py --figure confusion --db casia --model tft --out confusion.png     # others in figures.py
 
 Reads only the predictions that train.py saved below `--runs`, and never trains. WAR and UAR are in per
 cent and pooled over all folds; the means over folds stand beside them. With several seeds a figure is their
@@ -509,6 +510,120 @@ def as_csv(rows):
     return text.getvalue().rstrip("\n")
 
 
+# -------------------------------------------------------------------------------------------- figures
+
+FIGURES = {  # name -> its own options, the tracks that it can show
+    "confusion": (("counts",), results.TRACKS),
+    "attention": (("utterance", "root"), ("last", "validation")),  # of the oracle's epoch no weights are kept
+    "curves": ((), ("last", "all")),  # shows all of them
+}
+
+
+def check_figure_options(options):
+    """UsageError for an option that the figure, or a table, would pass over, and for one that is missing."""
+    figure = options.figure
+    own, tracks = FIGURES.get(figure, ((), ()))
+    allowed = ("out", "model", *own) if figure else ()
+    for name in ("out", "model", "counts", "utterance", "root"):
+        if getattr(options, name) and name not in allowed:
+            goes = next((other for other, (own, _) in FIGURES.items() if name in own), "|".join(FIGURES))
+            raise protocols.UsageError(f"--{name}: goes with --figure {goes}; leave it out")
+        if name in allowed and name in ("out", "utterance") and not getattr(options, name):
+            raise protocols.UsageError(f"--figure {figure}: needs --{name}; see evaluate.py --help")
+    if figure and (options.audit is not None or options.table != "all" or options.format != "text"):
+        raise protocols.UsageError(f"--figure {figure}: prints no table; leave out --audit, --table and --format")
+    if figure and options.track not in tracks:
+        raise protocols.UsageError(f"--track {options.track}: --figure {figure} takes {' or '.join(tracks)}")
+
+
+def choose_run(options):
+    """Database and model of a figure: those named, or the only ones that were run."""
+    folds = [fold for track in ("last", "validation") for fold in results.find_folds(options.runs, track)]
+    ran = sorted({(database, model) for database, model, protocol, *_ in folds if protocol == options.protocol})
+    name = options.db
+    if name and name not in dict(ran):
+        name = protocols.database_name(name)
+    fits = [(db, model) for db, model in ran if name in (None, db) and options.model in (None, model)]
+    if not fits:
+        wish = " ".join(filter(None, (name, options.model, options.protocol)))
+        raise protocols.UsageError(f"{options.runs}: holds no results of {wish}; first run train.py, or set --runs")
+    if len(fits) > 1:
+        several = ", ".join(" ".join(fit) for fit in fits)
+        raise protocols.UsageError(f"{options.runs}: holds {several}; choose one with --db and --model")
+    return fits[0]
+
+
+def make_figure(options):
+    """Draw the figure that the options name."""
+    import figures
+
+    figures.check_out(options.out)
+    database, model = choose_run(options)
+    seeds = results.parse_seeds(options.seed) if options.seed else None
+    runs, summaries, notes, damaged = {}, {}, [], []
+    for track in results.TRACKS if options.figure == "curves" else [options.track]:
+        found, faults = collect(options.runs, options.protocol, seeds, track, database, model)
+        damaged += [fault for fault in faults if fault not in damaged]
+        if summary := summarize(found.get((database, model), {})):
+            runs[track] = [fold for seed in summary.seeds for fold in found[database, model][seed]]
+            summaries[track] = summary
+            told = figure_notes([dict(vars(summary), method=model, published_protocol=None)])
+            notes += [note for note in told if note not in notes]
+    if not runs:
+        none = f"{options.runs}: has no finished fold of {database} {model} for this --track and --seed"
+        raise protocols.UsageError("; ".join(damaged) or none)
+    reached = {
+        track: f"WAR {percent(one.war, one.war_std)}, UAR {percent(one.uar, one.uar_std)}, seed {ranges(one.seeds)}"
+        for track, one in summaries.items()
+    }
+    title = f"{database}: {model}, leaving one {options.protocol} out"
+    first = next(iter(runs))
+    if options.figure == "curves":
+        trained = {track: list(map(figures.fold_curve, runs[track])) for track in figures.TRAINED if track in runs}
+        figure = figures.draw_curves(trained, reached, title, notes)
+    elif options.figure == "confusion":
+        title += f"\n{figures.MARKS[first][0]}: {reached[first]}"
+        shown = summaries[first]
+        figure = figures.draw_confusion(shown.confusion, shown.classes, title, notes, options.counts)
+    else:
+        figure = attention_figure(options, database, runs[first])
+    figures.write(figure, options.out)
+    print(f"{options.out}: {options.figure} of {model} on {database}")
+    for fault in damaged:
+        print(f"evaluate.py: {fault}", file=sys.stderr)
+
+
+def attention_figure(options, database, folds):
+    """Attention of the fold that tests the utterance: no model is shown on a speaker that it was trained on."""
+    import figures
+
+    name = options.utterance
+    fold = next((fold for fold in folds if name in fold.ids), None)
+    if fold is None:
+        place, one = folds[0].folder.parent, folds[0].ids[0]
+        raise protocols.UsageError(f"--utterance {name}: no finished fold in {place} tests it; name one such as {one}")
+    # how many others there are does not matter
+    opened = protocols.open_database(options.db or database, options.root, partial=True)
+    if name not in opened.ids:
+        raise protocols.UsageError(f"{opened.root}: does not hold {name}; set --root to the recordings of the run")
+    path = opened.root / opened.paths[opened.ids.index(name)]
+    told, at = figures.explain(fold.folder, path), fold.ids.index(name)
+    if not abs(told.scores - fold.scores[at]).max() < figures.SAME_SCORES:
+        raise protocols.UsageError(
+            f"{path}: scores otherwise than when {fold.folder} was run; set --root to the recordings of that run"
+        )
+    settings, classes = fold.config["settings"], fold.config["database"]["classes"]
+    if not told.maps:
+        raise protocols.UsageError(f"--model {settings['model']}: has no attention to show; choose another")
+    said, score = classes[fold.scores[at].argmax()], fold.scores[at].max()
+    title = (
+        f"{database}: {name} is {classes[fold.labels[at]]}, recognised as {said} ({score:.2f})\n"
+        f"by {settings['model']}, trained without {settings['protocol']} {settings['fold_name']}, "
+        f"seed {settings['seed']}, {TRACK_NAMES[options.track]}"
+    )
+    return figures.draw_attention(told, title, fold.config["deviations"])
+
+
 # ---------------------------------------------------------------------------------------- the command
 
 
@@ -535,6 +650,12 @@ def parse_command_line(arguments=None):
     add("--seed", help="seeds to count: a number, or a range such as 0-4 (default: all that are there)")
     add("--runs", help="folder of the results (default: runs)")
     add("--format", default="text", choices=FORMATS, help="how to print (default: text)")
+    add("--figure", choices=FIGURES, help="draw a figure instead; needs requirements-figures.txt")
+    add("--out", help="file of the figure: .png, .svg or .pdf")
+    add("--model", help="model of the figure (default: the one that was run)")
+    add("--counts", action="store_true", help="confusion: counts in the cells as well")
+    add("--utterance", help="attention: of which utterance, named as in predictions.csv")
+    add("--root", help="attention: folder of the recordings (default: $SER_DATA/<db>, else data/<db>, or a manifest's)")
     add(
         "--audit",
         nargs="?",
@@ -585,11 +706,14 @@ def make_rows(options):
 
 def main(arguments=None):
     options = parse_command_line(arguments)
+    check_figure_options(options)
     if options.runs is not None and not Path(options.runs).is_dir():
         raise protocols.UsageError(f"--runs {options.runs}: no such folder; name the one that train.py wrote")
     options.runs = options.runs or "runs"
     if options.audit is not None:
         return run_audit(options)
+    if options.figure:
+        return make_figure(options)
     rows, damaged = make_rows(options)
     if options.format == "json":
         print(json.dumps(rows, indent=1, ensure_ascii=False))
