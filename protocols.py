@@ -363,13 +363,14 @@ def _check_counts(name, corpus, utterances, found, partial):
 class Fold(NamedTuple):
     """One round of cross-validation; utterance indices into the database."""
 
-    number: int  # from 1, names in sorted order
+    number: int  # from 1, names in sorted order; 0: nobody is tested
     name: str  # the speaker or session that is tested
     train: np.ndarray
     test: np.ndarray
 
 
 PROTOCOLS = ("speaker", "session")
+NO_FOLD = "none"  # --fold none: train on everyone, for use
 
 
 def make_folds(database, protocol="speaker"):
@@ -397,13 +398,19 @@ def make_folds(database, protocol="speaker"):
 
 
 def select_folds(folds, wish):
-    """Folds that `--fold` names: `all`, a number from 1, or a speaker's or session's name. A number wins."""
+    """Folds that `--fold` names: `all`, a number from 1, or a speaker's or session's name. A number wins.
+
+    `none` gives one round that trains on every utterance and tests nobody.
+    """
     if wish == "all":
         return folds
+    if wish == NO_FOLD:
+        everyone = np.sort(np.concatenate([fold.test for fold in folds]))
+        return [Fold(0, NO_FOLD, everyone, everyone[:0])]
     chosen = [fold for fold in folds if str(fold.number) == wish] or [fold for fold in folds if fold.name == wish]
     if not chosen:
         names = ", ".join(fold.name for fold in folds)
-        raise UsageError(f"--fold {wish}: there is no such fold; choose 1 to {len(folds)}, all, or one of {names}")
+        raise UsageError(f"--fold {wish}: no such fold; choose 1 to {len(folds)}, all, none, or one of {names}")
     return chosen
 
 

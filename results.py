@@ -6,9 +6,11 @@
         log.csv            epoch, mean training loss, seconds
         predictions.csv    utterance, speaker, true emotion, one column of scores per class
         epochs.npz         scores at every `eval_every` epochs, for the tracks validation and oracle
-        checkpoint.pt      weights, normalisation, classes
+        checkpoint.pt      weights, normalisation, classes, settings, code
         done.json          the marker of completion, written last: epoch, SHA-256 of the files above
         .state.pt          while a fold is in training: what it needs to go on
+    runs/<database>/<model>/<protocol>/seed<k>/all/      of --fold none: the same files, with no predictions; no table
+                                                         or audit counts it, predict.py uses it
 
 `train.py` writes it; `evaluate.py` reads it. Names that begin with a dot are temporary: the process that holds a
 fold's lock removes what a killed one left. This file does not import torch.
@@ -47,8 +49,9 @@ class RunError(ValueError):
 
 
 @contextmanager
-def plain_errors(program):
-    """Turn every foreseeable mistake into one line on standard error and an exit code."""
+def plain_errors(program, interrupted="finished folds are kept, repeat the command to go on"):
+    """Turn every foreseeable mistake into one line on standard error and an exit code; `interrupted` tells what
+    Ctrl-C leaves."""
     try:
         yield
         _flush()
@@ -56,7 +59,7 @@ def plain_errors(program):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_USAGE)
     except KeyboardInterrupt:
-        _fail(program, "interrupted; finished folds are kept, repeat the command to go on", EXIT_INTERRUPTED)
+        _fail(program, f"interrupted; {interrupted}", EXIT_INTERRUPTED)
     except (AudioError, DatabaseError) as error:
         _fail(program, error, EXIT_DATA)
     except (UsageError, RunError) as error:
@@ -158,6 +161,11 @@ def mark_done(folder, **told):
     write_json(folder / MARKER, dict(told, files=files))
 
 
+def code_versions(*names):
+    """File of this project -> what its content is known by in config.json and checkpoint.pt."""
+    return {name: _sha256(Path(__file__).with_name(name))[:16] for name in names}
+
+
 def _sha256(path):
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -224,7 +232,7 @@ TRACKS = ("last", "validation", "oracle")  # last epoch; chosen on held-out spea
 
 
 def fold_folder(runs, database, model, protocol, seed, number, track="last"):
-    name = f"fold{number}-validation" if track == "validation" else f"fold{number}"
+    name = f"fold{number}-validation" if track == "validation" else f"fold{number}" if number else "all"
     return Path(runs) / database / model / protocol / f"seed{seed}" / name
 
 
