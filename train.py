@@ -4,6 +4,7 @@
     python train.py --db iemocap --model tft --fold 3
     python train.py --db casia --root data/casia --model all --seed 0-4
     python train.py --db my/corpus.csv --epochs 100        # columns path,emotion,speaker
+    python train.py --db casia --fold none                 # on all speakers, for predict.py; tests nobody
 
 For every model, seed and fold it trains on the other speakers, scores the fold's utterances with the
 model of the last epoch and saves both below `--runs` (see results.py). A finished fold is skipped when the
@@ -12,7 +13,6 @@ The test speaker is read for the scores alone: nothing in training depends on th
 """
 
 import argparse
-import hashlib
 import io
 import math
 import os
@@ -68,7 +68,7 @@ class Config:
     db: str = option("synthetic", f"database: {', '.join(protocols.DATABASES)}, or the path of a manifest .csv")
     root: str = option(None, "folder of the recordings (default: $SER_DATA/<db>, else data/<db>, or a manifest's own)")
     model: str = option("tft", "model to train", choices=(*RECIPES, "all"))
-    fold: str = option("all", "fold: 1..K, the name of a speaker or session, or all")
+    fold: str = option("all", "fold: 1..K, a speaker or session by name, all, or none: train on everyone, test nobody")
     protocol: str = option("speaker", "what a fold leaves out", choices=protocols.PROTOCOLS)
     seed: str = option("0", "seed, or a range such as 0-4")
     epochs: int = option(None, "epochs (TFT 1000; ATFNN 100, where its paper states none)", least=1)
@@ -231,6 +231,8 @@ def score(model, data, standard, utterances):
     """Mean posterior of the segments of each utterance, float32 (n, classes), in evaluation mode."""
     import torch
 
+    if not len(utterances):  # --fold none tests nobody
+        return np.empty((0, len(data.database.classes)), np.float32)
     model.eval()
     with torch.inference_mode():
         index = data.segments_of(utterances)
@@ -475,10 +477,7 @@ def describe(job, data, folds_total, device):
         train_speakers=sorted(set(database.speakers[job.fit].tolist())),
         test_speakers=sorted(set(database.speakers[job.fold.test].tolist())),
         test=[database.ids[i] for i in job.fold.test],
-        code={
-            name: hashlib.sha256(Path(__file__).with_name(name).read_bytes()).hexdigest()[:16]
-            for name in ("features.py", "protocols.py", "models.py", "train.py")
-        },
+        code=results.code_versions("features.py", "protocols.py", "models.py", "train.py"),
         machine=dict(
             device=torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine(),
             threads=torch.get_num_threads(),
@@ -505,7 +504,8 @@ def run_job(job, data, folds_total, device, show):
     database, folder, test = data.database, job.folder, job.fold.test
     results.remove_leftovers(folder, keep=[results.STATE])
     (folder / results.MARKER).unlink(missing_ok=True)
-    results.write_json(folder / "config.json", describe(job, data, folds_total, device))
+    config = describe(job, data, folds_total, device)
+    results.write_json(folder / "config.json", config)
     training = Training(job, data)
     training.take_up(folder / results.STATE)
     training.finish(show)
@@ -526,15 +526,18 @@ def run_job(job, data, folds_total, device, show):
         settings=job.settings,
         classes=list(database.classes),
         epoch=epoch,
+        code=config["code"],
     )
     write_state(folder / "checkpoint.pt", state)
     heard = data.utterance_of[training.segments].unique().cpu().numpy()  # by the weights, and by the fold's statistics
     results.mark_done(folder, epoch=epoch, trained_on=sorted(set(database.speakers[heard].tolist())))
     results.remove_leftovers(folder)
-    matrix = protocols.confusion(database.labels[test], scores)
+    tested = "tested on nobody"
+    if len(test):
+        matrix = protocols.confusion(database.labels[test], scores)
+        tested = f"WAR {100 * protocols.war(matrix):.2f}, UAR {100 * protocols.uar(matrix):.2f}"
     show.line(
-        f"epoch {epoch} of {job.settings['epochs']}, loss {training.log[-1][1]:.4f}, "
-        f"WAR {100 * protocols.war(matrix):.2f}, UAR {100 * protocols.uar(matrix):.2f}, "
+        f"epoch {epoch} of {job.settings['epochs']}, loss {training.log[-1][1]:.4f}, {tested}, "
         f"{duration(time.perf_counter() - start)}"
     )
 
@@ -554,8 +557,9 @@ class Progress:
 
     plain_every = 60  # seconds
 
-    def __init__(self, what):
-        self.what, self.terminal = what, sys.stdout.isatty()
+    def __init__(self, what, stream=None):
+        self.what, self.stream = what, stream or sys.stdout
+        self.terminal = self.stream.isatty()
         self.shown = time.monotonic()
 
     def running(self, how):
@@ -566,11 +570,12 @@ class Progress:
         print(
             f"\r\x1b[K{self.what}: {how}" if self.terminal else f"{self.what}: {how}",
             end="" if self.terminal else "\n",
+            file=self.stream,
             flush=True,
         )
 
     def line(self, how):
-        print(("\r\x1b[K" if self.terminal else "") + f"{self.what}: {how}", flush=True)
+        print(("\r\x1b[K" if self.terminal else "") + f"{self.what}: {how}", file=self.stream, flush=True)
 
 
 # ----------------------------------------------------------------------------------------- the command
@@ -607,7 +612,7 @@ def open_for_training(config):
 def title(job, done, pending, folds):
     settings = job.settings
     track = " validation" if settings["track"] == "validation" else ""
-    fold = f"fold {job.fold.number}/{folds} {job.fold.name}"
+    fold = f"fold {job.fold.number}/{folds} {job.fold.name}" if job.fold.number else "all speakers"
     return f"[{done}/{pending}] {settings['model']} seed {settings['seed']}{track} {fold}"
 
 
@@ -646,6 +651,8 @@ def main(arguments=None):
     folds = protocols.make_folds(database, config.protocol)
     chosen = protocols.select_folds(folds, config.fold)
     results.parse_seeds(config.seed)  # a mistake in it is told before anything is read
+    if config.track != "last" and config.fold == protocols.NO_FOLD:
+        raise protocols.UsageError(f"--track {config.track}: --fold none holds nobody out; leave --track away")
     if config.track != "last" and not config.eval_every:
         raise protocols.UsageError(
             "--eval-every 0: the validation track chooses among evaluated epochs; give 1 or more"
@@ -665,6 +672,9 @@ def main(arguments=None):
         print(f"{database.name}: {len(pending)} folds to train", flush=True)
         results.write_index(config.runs, database)
         train_all(pending, database, heard, len(folds), config)
+    if config.fold == protocols.NO_FOLD:
+        print(f"predict: python predict.py --run {shlex.quote(str(jobs[0].folder))} recording.wav")
+        return
     runs = shlex.quote(config.runs)
     print(f"tables: python evaluate.py --db {database.name} --protocol {config.protocol} --runs {runs}")
 
