@@ -5,6 +5,8 @@
     >>> for fold in make_folds(database, "speaker"):
     ...     print(fold.number, fold.name, len(fold.train), len(fold.test))
 
+    python protocols.py --check --db casia      # what a database holds, and its problems, before training
+
 `open_database` reads only names and label files and refuses a database whose counts differ from the
 published ones, unless `partial=True`. To add a corpus in code, write a reader (root -> Utterance, ...) and
 enter it in `DATABASES`; to add one without code, write a manifest CSV (path,emotion,speaker[,session]).
@@ -121,7 +123,7 @@ def read_iemocap(root):
 
 def read_casia(root):
     """`<speaker>/<emotion>/<201..250>.wav`."""
-    for path in _audio_files(root, "*/*/*"):
+    for path in audio_files(root, "*/*/*"):
         speaker, emotion, sentence = path.parts
         yield Utterance(f"{speaker}/{emotion}/{Path(sentence).stem}", path.as_posix(), emotion, speaker)
 
@@ -132,7 +134,7 @@ EMODB_NAME = re.compile(r"(?P<speaker>\d\d)[ab]\d\d(?P<emotion>[WLEAFTN])[a-z]?"
 
 def read_emodb(root):
     """`wav/03a01Fa.wav`: speaker, text, emotion (German initials), version."""
-    for path in _audio_files(root, "wav/*"):
+    for path in audio_files(root, "wav/*"):
         found = EMODB_NAME.fullmatch(path.stem)
         if not found:
             raise DatabaseError(f"{root / path}: not an EmoDB name such as 03a01Fa.wav; take the file out")
@@ -150,7 +152,7 @@ RAVDESS_NAME = re.compile(r"(?P<modality>\d\d)-(?P<channel>\d\d)-(?P<emotion>0[1
 
 def read_ravdess(root):
     """`Actor_01/03-01-05-01-01-01-01.wav`: audio-only speech; song and video are passed over."""
-    for path in _audio_files(root, "Actor_*/*"):
+    for path in audio_files(root, "Actor_*/*"):
         found = RAVDESS_NAME.fullmatch(path.stem)
         if not found or path.parts[0] != f"Actor_{found['actor']}":
             raise DatabaseError(f"{root / path}: not a RAVDESS name of its actor; take the file out")
@@ -214,7 +216,7 @@ def _read_text(path):
         raise DatabaseError(f"{path}: cannot be read as text; save it as UTF-8") from None
 
 
-def _audio_files(root, pattern):
+def audio_files(root, pattern):
     """Audio files below the root as relative paths in sorted order, without hidden ones (`._name.wav`)."""
     found = (path.relative_to(root) for path in root.glob(pattern) if path.suffix.lower() in AUDIO_ENDINGS)
     return sorted(path for path in found if not any(part.startswith(".") for part in path.parts))
@@ -340,8 +342,21 @@ def _check_counts(name, corpus, utterances, found, partial):
             raise DatabaseError(
                 f"{utterance.path}: {utterance.emotion} is no class of {name}; it has {', '.join(corpus.classes)}"
             )
-    sizes = Counter(utterance.speaker for utterance in utterances)
-    faults = [f"{label} {found[label]} of {count}" for label, count in corpus.classes.items() if found[label] != count]
+    faults = count_faults(corpus, found, Counter(utterance.speaker for utterance in utterances))
+    if faults and not partial:
+        raise DatabaseError(
+            f"{name}: found {'; '.join(faults)}; restore what is missing, or say --partial to go on with what is there"
+        )
+    return bool(faults)
+
+
+def count_faults(corpus, found, sizes):
+    """What differs from the published counts, in words: `found` utterances by emotion, `sizes` by speaker."""
+    faults = [
+        f"{label} {found.get(label, 0)} of {count}"
+        for label, count in corpus.classes.items()
+        if found.get(label, 0) != count
+    ]
     if len(sizes) != corpus.speakers:
         faults.append(f"speakers {len(sizes)} of {corpus.speakers}")
     elif corpus.speaker_sizes:
@@ -350,11 +365,7 @@ def _check_counts(name, corpus, utterances, found, partial):
             for speaker, size in zip(sorted(sizes), corpus.speaker_sizes)
             if sizes[speaker] != size
         ]
-    if faults and not partial:
-        raise DatabaseError(
-            f"{name}: found {'; '.join(faults)}; restore what is missing, or say --partial to go on with what is there"
-        )
-    return bool(faults)
+    return faults
 
 
 # --------------------------------------------------------------------------------------------- folds
@@ -471,3 +482,9 @@ def uar(matrix):
     """Unweighted average recall: mean over the classes that occur of correct / all of the class."""
     rows = matrix.sum(axis=1)
     return (matrix.diagonal()[rows > 0] / rows[rows > 0]).mean()
+
+
+if __name__ == "__main__":  # it reads recordings too, of which nothing above knows
+    import check
+
+    check.command()
