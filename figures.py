@@ -36,7 +36,6 @@ TICKS = (250, 500, 1000, 2000, 4000, 7000)  # Hz
 BAND_MARKED = 50  # ATFNN Fig. 6: a dashed line parts high from middle and low frequencies; counted from 0
 SAME_SCORES = 0.01  # a posterior computed again may differ by so much from the saved one, on another device
 BATCH = 64  # segments heard at once
-VARIANCE_FLOOR = 1e-8  # as in train.py, of the normalisations segment and utterance
 
 
 # ------------------------------------------------------------------------------------------ the file
@@ -206,42 +205,6 @@ def draw_fold(panels, curve):
 # -------------------------------------------------------------------------------- checkpoint to attention
 
 
-def load_checkpoint(folder):
-    """The trained model of a fold, in evaluation mode on the CPU, and what else checkpoint.pt holds."""
-    import pickle
-
-    import torch
-
-    import models
-
-    path = Path(folder) / "checkpoint.pt"
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        settings, front_end = checkpoint["settings"], checkpoint["settings"]["front_end"]
-        model = models.build(
-            settings["model"], len(checkpoint["classes"]), bands=front_end["bands"], frames=front_end["frames"]
-        )
-        model.load_state_dict(checkpoint["model"])
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError):
-        raise results.RunError(
-            f"{path}: is missing, damaged or of another version; remove its folder and repeat the training command"
-        ) from None
-    return model.eval(), checkpoint
-
-
-def standardize(segments, kind, kept):
-    """Segments (S, bands, frames) by one of train.py's normalisations; `kept`: offset and scale of `fold`."""
-    if kind == "none":
-        return segments
-    if kind == "fold":
-        offset, scale = (part.numpy() for part in kept)  # (1, bands, 1)
-    else:
-        over = 2 if kind == "segment" else (0, 2)
-        offset = segments.mean(over, keepdims=True, dtype=np.float64)
-        scale = 1 / np.sqrt(segments.var(over, keepdims=True, dtype=np.float64) + VARIANCE_FLOOR)
-    return ((segments - offset) * scale).astype(np.float32)
-
-
 class Explained(NamedTuple):
     """One recording as a trained model hears it."""
 
@@ -256,18 +219,20 @@ def explain(folder, path):
     """Run the model of a fold over the recording `path`, keeping its attention."""
     import torch
 
-    model, checkpoint = load_checkpoint(folder)
-    settings = checkpoint["settings"]
-    front_end = features.FrontEnd(**settings["front_end"])
-    segments, seconds, _ = features.extract(path, front_end)
-    x = standardize(segments, settings["normalization"], checkpoint["standardization"])
+    import engine
+    import predict
+
+    model = predict.load_model(folder, "cpu")
+    segments, seconds, _ = features.extract(path, model.front_end)
+    data, own = predict.prepare(segments, [len(segments)], model.settings["normalization"], "cpu")
     scores, parts = [], []
     with torch.inference_mode():
-        for some in torch.from_numpy(x)[:, None].split(BATCH):
+        for some in torch.arange(len(segments)).split(BATCH):
             parts.append({})
-            scores.append(model(some, parts[-1]).softmax(1))
+            x = engine.gather(data, own or model.standard, some)
+            scores.append(model.network(x, parts[-1]).softmax(1))
     maps = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
-    return Explained(segments, seconds, torch.cat(scores).mean(0).numpy(), maps, front_end)
+    return Explained(segments, seconds, torch.cat(scores).mean(0).numpy(), maps, model.front_end)
 
 
 def panel(name, attention):

@@ -27,7 +27,7 @@ import protocols
 import results
 import train
 
-# torch takes a second to import, so the functions that use it import it: --help answers at once
+# engine.py imports torch, which takes a second, so the functions that use them import them: --help answers at once
 
 BATCH = 64  # segments scored at once; more gain nothing on a CPU
 GROUP = 16  # recordings that a thread takes at once
@@ -78,18 +78,13 @@ def load_models(folders, device):
 
 def load_model(folder, device):
     """The model of a fold; RunError where its checkpoint is not what train.py writes. No code in it is run."""
-    import pickle
-
-    import torch
-
     path = folder / "checkpoint.pt"
+    checkpoint = results.read_checkpoint(path)
     try:
-        return check_model(torch.load(path, map_location="cpu", weights_only=True), device)
-    except pickle.UnpicklingError:
-        reason = "it holds more than weights and settings"
+        return check_model(checkpoint, device)
     except KeyError as error:
         reason = f"it lacks {error}"
-    except (OSError, RuntimeError, ValueError, TypeError, AttributeError, EOFError) as error:
+    except results.DAMAGED as error:
         reason = " ".join(str(error).split())[:100] or type(error).__name__
     raise results.RunError(f"{path}: cannot be used ({reason}); train it again, or name another --run")
 
@@ -97,6 +92,8 @@ def load_model(folder, device):
 def check_model(state, device):
     """The model of a checkpoint's content; KeyError, ValueError and others if it is odd."""
     import torch
+
+    import engine
 
     settings, classes, standard = state["settings"], state["classes"], state["standardization"]
     front_end = check_front_end(settings["front_end"])
@@ -111,30 +108,16 @@ def check_model(state, device):
         if not offset.shape == scale.shape == (1, front_end.bands, 1) or not (scale > 0).all():
             raise ValueError("its normalisation does not fit the front end")
         standard = (offset.float().to(device), scale.float().to(device))
-    network = train.make_model(settings["model"], len(classes), 0, front_end, device)
+    network = engine.make_model(settings["model"], len(classes), 0, front_end, device)
     network.load_state_dict(state["model"])
     numbers = [*network.state_dict().values(), *(standard or ())]
     if not all(bool(torch.isfinite(value).all()) for value in numbers):
         raise ValueError("some of its numbers are not finite")
-    fuse(network.eval())
+    network.eval()
     if front_end not in features.FRONT_ENDS.values():  # does it fit the network? A try costs a fifth of a second
         with torch.inference_mode():
             network(torch.zeros(1, 1, front_end.bands, front_end.frames, device=device))
     return Model(network, front_end, list(classes), settings, standard, dict(state.get("code") or {}))
-
-
-def fuse(network):
-    """Put batch norm into the convolution before it: the same function, an eighth less time on a CPU."""
-    from torch.nn.utils.fusion import fuse_conv_bn_eval
-
-    import models
-
-    for part in list(network.modules()):
-        if isinstance(part, models.ConvEncoder):
-            layers = part.layers  # convolution, batch norm, ReLU, twice
-            for i in (3, 0):
-                layers[i] = fuse_conv_bn_eval(layers[i], layers[i + 1])
-                del layers[i + 1]
 
 
 def check_front_end(told):
@@ -237,21 +220,31 @@ def predict_batch(loaded, batch, device, stop):
     ]
 
 
+def prepare(segments, counts, normalization, device):
+    """Data for engine.gather, and the standardisation that the recordings give themselves, None for `fold`."""
+    import torch
+
+    import engine
+
+    utterance_of = torch.from_numpy(np.repeat(np.arange(len(counts)), counts)).to(device)
+    data = engine.Data(None, None, torch.from_numpy(segments).to(device), None, utterance_of)
+    return data, None if normalization == "fold" else engine.standardization(data, normalization, None)
+
+
 def posteriors(loaded, segments, counts, device, stop):
     """Mean over the models of each segment's posterior: (S, bands, frames), segments of each file (n,) -> (S, K)."""
     import torch
 
-    utterance_of = torch.from_numpy(np.repeat(np.arange(len(counts)), counts)).to(device)
-    data = train.Data(None, None, torch.from_numpy(segments).to(device), None, utterance_of)
-    kind = loaded[0].settings["normalization"]
-    own = None if kind == "fold" else train.standardization(data, kind, None)
+    import engine
+
+    data, own = prepare(segments, counts, loaded[0].settings["normalization"], device)
     parts = []
     with torch.inference_mode():
         for some in torch.arange(len(segments), device=device).split(BATCH):
             if stop.is_set():
                 raise CancelledError
             parts.append(
-                sum(model.network(train.gather(data, own or model.standard, some)).softmax(1) for model in loaded)
+                sum(model.network(engine.gather(data, own or model.standard, some)).softmax(1) for model in loaded)
             )
     mean = (torch.cat(parts) / len(loaded)).cpu().numpy()
     if not np.isfinite(mean).all():
@@ -342,7 +335,9 @@ def notes(folders, loaded):
 def main(arguments=None):
     options = parse_command_line(arguments)
     folders = find_checkpoints(options.run)
-    device = train.choose_device(options.device)
+    import engine
+
+    device = engine.choose_device(options.device)
     if device == "cpu":
         features.keep_freed_memory()
     sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold anything

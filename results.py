@@ -320,7 +320,7 @@ def read_checkpoint(path):
             raise ValueError("no dictionary")
     except (*DAMAGED, OSError, EOFError, pickle.UnpicklingError):
         raise RunError(
-            f"{path}: is missing, damaged, or no checkpoint; remove its folder and repeat the training command"
+            f"{path}: is missing, damaged, or holds more than weights and settings; remove its folder and repeat the training command"
         ) from None
     return checkpoint
 

@@ -533,9 +533,9 @@ FAULTS = {
         partial(swap, "checkpoint.pt", seal=True), "checkpoint.pt: is of other settings than its fold"),
     "checkpoint of another epoch": (partial(change_checkpoint, epoch=2), "checkpoint.pt: is of other epoch"),
     "checkpoint of other classes": (partial(change_checkpoint, classes=["a", "b", "c"]), "is of other classes"),
-    "checkpoint with code": (partial(change_checkpoint, model=Path("x")), "no checkpoint"),
+    "checkpoint with code": (partial(change_checkpoint, model=Path("x")), "holds more than weights"),
     "checkpoint that is none": (
-        lambda fold: ((fold / "checkpoint.pt").write_bytes(b"PK"), reseal(fold)), "no checkpoint"),
+        lambda fold: ((fold / "checkpoint.pt").write_bytes(b"PK"), reseal(fold)), "holds more than weights"),
     "predictions swapped": (partial(swap, "predictions.csv", seal=True), "predictions.csv"),
     "scores of another epoch": (
         lambda fold: predictions(fold, "0.75,0.125,0.125", "0.125,0.125,0.75"), "predictions.csv: is not the scores"),

@@ -17,6 +17,7 @@ from test_evaluate import ANSWERS, CLASSES, write_run
 import evaluate
 import features
 import figures
+import predict
 import protocols
 import results
 import train
@@ -258,20 +259,6 @@ def test_a_run_without_validation_has_one_column(watched, drawn):
 # ------------------------------------------------------------------------------------------ attention
 
 
-@pytest.mark.parametrize("kind", train.NORMALIZATIONS)
-def test_normalisation_is_that_of_training(kind, corpus, tmp_path, monkeypatch):
-    monkeypatch.setenv("SER_CACHE", str(tmp_path))
-    database = protocols.open_database(str(corpus / "small.csv"))
-    data = train.to_device(database, train.hear(database, "tft"), "cpu")
-    chosen = data.segments_of([3, 5])
-    standard = train.standardization(data, kind, chosen)
-    for utterance in (0, 3):
-        index = data.segments_of([utterance])
-        ours = figures.standardize(data.heard.segments[index.numpy()], kind, standard)
-        assert ours.dtype == np.float32
-        assert ours[:, None] == pytest.approx(train.gather(data, standard, index).numpy(), abs=2e-5)
-
-
 @pytest.mark.parametrize("model, names", [("tft", "T-Trans F-Trans TF-Trans"), ("atfnn", "F-Attention T-Attention")])
 def test_the_model_that_tests_the_utterance_is_heard(model, names, trained, corpus):
     fold = fold_of(trained, model)
@@ -288,12 +275,11 @@ def test_the_model_that_tests_the_utterance_is_heard(model, names, trained, corp
         "F-Attention": (count, 1, bands, frames), "T-Attention": (count, 1, bands, frames),
     }  # fmt: skip
     assert {name: part.shape for name, part in told.maps.items()} == {name: sizes[name] for name in names.split()}
-    network, checkpoint = figures.load_checkpoint(fold.folder)
-    assert not network.training and checkpoint["classes"] == fold.config["database"]["classes"]
-    maps = {}
-    x = figures.standardize(told.segments[-1:], "fold", checkpoint["standardization"])
+    model, maps = predict.load_model(fold.folder, "cpu"), {}
+    offset, scale = model.standard
+    assert not model.network.training and model.classes == fold.config["database"]["classes"]
     with torch.inference_mode():
-        network(torch.from_numpy(x)[:, None], maps)
+        model.network((torch.from_numpy(told.segments[-1:])[:, None] - offset) * scale, maps)
     for name, part in maps.items():
         assert told.maps[name][-1:] == pytest.approx(part.numpy(), abs=1e-5)
 
@@ -516,17 +502,17 @@ def test_a_damaged_checkpoint_is_told(trained, tmp_path):
     content = (folder / "checkpoint.pt").read_bytes()
     saved = torch.load(folder / "checkpoint.pt", weights_only=True)
     (folder / "checkpoint.pt").unlink()
-    with pytest.raises(results.RunError, match="checkpoint.pt: is missing, damaged"):
-        figures.load_checkpoint(folder)
+    with pytest.raises(results.RunError, match="checkpoint.pt: (is missing, damaged|cannot be used)"):
+        predict.load_model(folder, "cpu")
     for damage in (content[: len(content) // 2], b"", b"no checkpoint"):
         (folder / "checkpoint.pt").write_bytes(damage)
-        with pytest.raises(results.RunError, match="checkpoint.pt: is missing, damaged"):
-            figures.load_checkpoint(folder)
+        with pytest.raises(results.RunError, match="checkpoint.pt: (is missing, damaged|cannot be used)"):
+            predict.load_model(folder, "cpu")
     settings = dict(saved["settings"], model="atfnn")
     for other in (dict(saved, settings=settings), dict(model=saved["model"]), [1]):
         torch.save(other, folder / "checkpoint.pt")
-        with pytest.raises(results.RunError, match="checkpoint.pt: is missing, damaged"):
-            figures.load_checkpoint(folder)
+        with pytest.raises(results.RunError, match="checkpoint.pt: (is missing, damaged|cannot be used)"):
+            predict.load_model(folder, "cpu")
 
 
 # ------------------------------------------------------------------------------- what is imported when
