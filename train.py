@@ -581,19 +581,21 @@ def print_summary(config, database):
     cells, notes = [], []
     for model in chosen_models(config):
         for track in ("last", "validation") if config.track == "all" else (config.track,):
-            found, _ = evaluate.collect(
-                config.runs, config.protocol, results.parse_seeds(config.seed), track, database.name, model
-            )
-            summary = evaluate.summarize(found.get((database.name, model), {}))
+            seeds = results.parse_seeds(config.seed)
+            try:
+                found, _ = evaluate.collect(config.runs, config.protocol, seeds, track, database.name, model)
+                summary = evaluate.summarize(found.get((database.name, model), {}))
+            except results.RunError as error:  # of earlier runs beside these
+                notes.append(str(error))
+                continue
             if summary:
                 cells.append([
                     model, track, evaluate.ranges(summary.seeds), f"{summary.folds_done}/{summary.folds_total}",
                     evaluate.percent(summary.war, summary.war_std), evaluate.percent(summary.uar, summary.uar_std),
                 ])  # fmt: skip
                 notes += [note for note in summary.notes if note not in notes]
-    if cells:
-        header = ["model", "track", "seeds", "folds", "WAR", "UAR"]
-        print("\n" + evaluate.as_text(f"{database.name}, leaving one {config.protocol} out", header, cells, notes))
+    header = ["model", "track", "seeds", "folds", "WAR", "UAR"]
+    print("\n" + evaluate.as_text(f"{database.name}, leaving one {config.protocol} out", header, cells, notes))
     runs = shlex.quote(config.runs)
     print(f"tables: python evaluate.py --db {database.name} --protocol {config.protocol} --runs {runs}")
 
