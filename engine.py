@@ -234,7 +234,10 @@ class Training:
 
     def restore(self, state):
         """Go on from what `state` gave, on whatever device and engine; before the first epoch."""
-        groups = self.optimizer.state_dict()["param_groups"]
+        parameters, groups = list(self.model.parameters()), self.optimizer.state_dict()["param_groups"]
+        for number, moments in state["optimizer"].items():
+            if any(value.shape not in (parameters[number].shape, ()) for value in moments.values()):
+                raise ValueError("moments of another shape than their weights")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(dict(state=state["optimizer"], param_groups=groups))
         self.epoch = state["epoch"]

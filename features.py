@@ -257,7 +257,8 @@ class Features:
     segments: np.ndarray  # (S, bands, frames) float32, mapped from the cache, copy on write
     counts: np.ndarray  # (recordings,) segments of each
     seconds: np.ndarray  # (recordings,) length of each
-    digest: str  # SHA-256 over the recordings' bytes: the same on every machine, whatever the files are called
+    recordings: list  # SHA-256 of each recording's file
+    digest: str  # over all of them: the same on every machine, whatever the files are called
     seconds_spent: float  # wall time of reading the cache or making it
     cached: bool  # read from the cache
 
@@ -295,7 +296,9 @@ def load(root, paths, front_end, cache=None, workers=None, report=None):
             raise OSError(f"{entry}: was damaged as soon as it was written; check the disk")
     segments = np.memmap(entry / "segments.f32", np.float32, "c", shape=tuple(index["shape"]))
     counts, seconds = np.array(index["counts"]), np.array(index["seconds"])
-    return Features(segments, counts, seconds, index["recordings"], time.perf_counter() - start, cached)
+    recordings = index["recordings"]
+    digest = hashlib.sha256("".join(recordings).encode()).hexdigest()
+    return Features(segments, counts, seconds, recordings, digest, time.perf_counter() - start, cached)
 
 
 def _cache_key(root, paths, front_end):
@@ -316,7 +319,7 @@ def _cache_key(root, paths, front_end):
 def _read_entry(entry):
     """The index of a sound cache entry, else None."""
     try:
-        index = json.loads((entry / "index.json").read_text())
+        index = json.loads((entry / "index.json").read_text(encoding="utf-8"))
         with open(entry / "segments.f32", "rb") as file:
             sound = hashlib.file_digest(file, "sha256").hexdigest() == index["sha256"]
         return index if sound and index["seal"] == _seal(index) else None
@@ -336,21 +339,19 @@ def _make_entry(entry, root, paths, front_end, workers, report):
     making = entry.parent / f".{entry.name}.{socket.gethostname()}.{os.getpid()}.tmp"
     making.mkdir(exist_ok=True)
     try:
-        counts, seconds, digest, recordings = [], [], hashlib.sha256(), hashlib.sha256()
+        counts, seconds, recordings, digest = [], [], [], hashlib.sha256()
         with open(making / "segments.f32", "wb") as file:
             for segments, length, content in _extract_all(root, paths, front_end, workers):
                 file.write(segments.data)
                 digest.update(segments.data)
                 counts.append(len(segments))
                 seconds.append(length)
-                recordings.update(content.encode())
+                recordings.append(content)
                 if report:
                     report(len(counts), len(paths))
         shape = [sum(counts), front_end.bands, front_end.frames]
-        index = dict(
-            shape=shape, counts=counts, seconds=seconds, sha256=digest.hexdigest(), recordings=recordings.hexdigest()
-        )
-        (making / "index.json").write_text(json.dumps(dict(index, seal=_seal(index))))
+        index = dict(shape=shape, counts=counts, seconds=seconds, sha256=digest.hexdigest(), recordings=recordings)
+        (making / "index.json").write_text(json.dumps(dict(index, seal=_seal(index))), encoding="utf-8")
         _install(making, entry)
     finally:
         shutil.rmtree(making, ignore_errors=True)

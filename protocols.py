@@ -317,7 +317,28 @@ def open_database(db, root=None, partial=False):
     )
 
 
+def refuse_shared_recordings(database, digests):
+    """DatabaseError if two speakers have a recording of the same bytes, which would be trained on and tested.
+
+    `digests`: one for each utterance.
+    """
+    first = {}
+    for name, speaker, digest in zip(database.ids, database.speakers.tolist(), digests):
+        other, its_speaker = first.setdefault(digest, (name, speaker))
+        if its_speaker != speaker:
+            raise DatabaseError(
+                f"{database.name}: {other} of {its_speaker} and {name} of {speaker} are the same recording; "
+                "keep the one whose speaker is right"
+            )
+
+
+COLUMNS = ("utterance", "speaker", "emotion")  # of predictions.csv, beside one for each class
+
+
 def _check_names(utterances, name):
+    for utterance in utterances:
+        if utterance.emotion in COLUMNS:
+            raise DatabaseError(f"{name}: a class cannot be called {utterance.emotion}; call it otherwise")
     for what, values in (
         ("utterance", [utterance.id for utterance in utterances]),
         ("recording", [os.path.normpath(utterance.path) for utterance in utterances]),

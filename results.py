@@ -135,6 +135,21 @@ def write_json(path, value):
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
+def write_sealed(path, content):
+    """Bytes behind their SHA-256, for a file that stands under no marker."""
+    with replacing(path) as file:
+        file.write(hashlib.sha256(content).digest() + content)
+
+
+def read_sealed(path):
+    """The bytes; ValueError if they are not what was written."""
+    with open(path, "rb") as file:
+        seal, content = file.read(32), file.read()
+    if hashlib.sha256(content).digest() != seal:
+        raise ValueError(f"{path}: is damaged")
+    return content
+
+
 def write_predictions(path, database, utterances, scores):
     """Scores (n, K) of the utterances (n,) as CSV; nine digits give each float32 back exactly."""
     text = io.StringIO()
@@ -149,19 +164,18 @@ def write_predictions(path, database, utterances, scores):
 def write_index(runs, database):
     """The utterances of a database, once for all its runs; its digest is part of every run's settings."""
     path = index_path(runs, database.name, database.digest[:16])
-    if path.exists():
-        return
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(["utterance", "emotion", "speaker", "session"])
     for name, label, speaker, session in zip(database.ids, database.labels, database.speakers, database.sessions):
         rows.writerow([name, database.classes[label], speaker, session])
-    write_text(path, text.getvalue())
+    if not path.is_file() or path.read_bytes() != text.getvalue().encode():  # missing, or damaged
+        write_text(path, text.getvalue())
 
 
 def mark_done(folder, **told):
     """Write the marker of completion over all files of a fold, with what else it tells."""
-    files = {path.name: _sha256(path) for path in sorted(folder.glob("[!.]*")) if path.name != MARKER}
+    files = {name: _sha256(folder / name) for name in sorted(SEALED)}
     write_json(folder / MARKER, dict(told, files=files))
 
 
@@ -210,9 +224,14 @@ def claim(folder):
         file.close()
 
 
+def leftovers(folder):
+    """Temporary files of a killed process, and the saved state, which is one once the fold is done."""
+    return [path for path in (folder / STATE, *folder.glob(".*.tmp")) if path.is_file()]
+
+
 def remove_leftovers(folder, keep=()):
-    """Remove what a killed process left of its temporary files; for the holder of the fold's lock."""
-    for path in folder.glob(".*"):
+    """For the holder of the fold's lock."""
+    for path in leftovers(folder):
         if path.name not in keep:
             path.unlink()
 

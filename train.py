@@ -57,6 +57,7 @@ RECIPES = {
     **dict.fromkeys(("tft", "tft-t+f", "tft-t+tf", "tft-f+tf"), TFT),
     **dict.fromkeys(("atfnn", "afnn", "atnn", "tfnn"), ATFNN),
 }
+CODE = ("features.py", "protocols.py", "models.py", "engine.py", "train.py", "results.py")  # what scores depend on
 NORMALIZATIONS = ("fold", "none", "segment", "utterance")
 
 
@@ -134,6 +135,7 @@ def hear(database, front_end):
         database.root, database.paths, features.FRONT_ENDS[front_end],
         report=lambda done, total: show.running(f"{100 * done // total} %"),
     )  # fmt: skip
+    protocols.refuse_shared_recordings(database, heard.recordings)
     frames = heard.segments.shape[2]
     how = "from the cache" if heard.cached else "from the recordings"
     show.line(f"{len(heard.segments)} segments of {frames} frames {how} in {heard.seconds_spent:.1f} s")
@@ -221,7 +223,7 @@ def is_finished(job):
 def clean(job):
     """Remove what a process left that was killed after it had finished the fold."""
     lock = job.folder.with_name(f".{job.folder.name}.lock")
-    if lock.exists() or (any(job.folder.glob(".*")) and is_finished(job)):
+    if lock.exists() or (results.leftovers(job.folder) and is_finished(job)):
         with results.claim(job.folder) as mine:
             if mine and is_finished(job):
                 results.remove_leftovers(job.folder)
@@ -250,26 +252,25 @@ def describe(job, data, folds_total, how):
         train_speakers=sorted(set(database.speakers[job.fit].tolist())),
         test_speakers=sorted(set(database.speakers[job.fold.test].tolist())),
         test=[database.ids[i] for i in job.fold.test],
-        code=results.code_versions("features.py", "protocols.py", "models.py", "engine.py", "train.py"),
+        code=results.code_versions(*CODE),
         machine=dict(
             device=torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine(),
             **how,
             threads=torch.get_num_threads(),
             python=platform.python_version(),
-            torch=torch.__version__,
+            torch=str(torch.__version__),
             numpy=np.__version__,
         ),
     )
 
 
-def write_state(path, state):
+def as_bytes(content):
     """torch.save by way of memory: straight to a full disk it ends in an error of its own kind."""
     import torch
 
-    content = io.BytesIO()
-    torch.save(state, content)
-    with results.replacing(path) as file:
-        file.write(content.getbuffer())
+    memory = io.BytesIO()
+    torch.save(content, memory)
+    return memory.getvalue()
 
 
 class FoldRun:
@@ -284,9 +285,9 @@ class FoldRun:
         results.remove_leftovers(job.folder, keep=[results.STATE])
         (job.folder / results.MARKER).unlink(missing_ok=True)
         self.config = describe(job, data, folds_total, how)
-        results.write_json(job.folder / "config.json", self.config)
         self.start(how["engine"])
         self.take_up(job.folder / results.STATE, how["engine"])
+        results.write_json(job.folder / "config.json", self.config)
         self.first, self.before = self.training.epoch, self.log[-1][2] if self.log else 0.0
         self.last_save = self.clock = time.perf_counter()
 
@@ -318,11 +319,7 @@ class FoldRun:
         epochs, every = job.settings["epochs"], job.settings["eval_every"]
         for step, loss in enumerate(losses, 1):
             if not math.isfinite(loss):
-                state = f"of epoch {self.saved}, in {results.STATE}" if self.saved else "the initial one"
-                raise results.RunError(
-                    f"{job.folder}: the loss became {loss} in epoch {epoch}, step {step}; the last good "
-                    f"state is {state}; remove that folder and try a smaller --lr"
-                )
+                raise self.alarm(f"the loss became {loss} in epoch {epoch}, step {step}")
         sizes = self.training.sizes
         loss = sum(loss * size for loss, size in zip(losses, sizes)) / sum(sizes)
         self.log.append((epoch, loss, self.before + now - self.clock))
@@ -337,13 +334,17 @@ class FoldRun:
             f"{duration(pace * (epochs - epoch))} left"
         )
 
+    def alarm(self, what):
+        state = f"of epoch {self.saved}, in {results.STATE}" if self.saved else "the initial one"
+        return results.RunError(
+            f"{self.job.folder}: {what}; the last good state is {state}; remove that folder and try a smaller --lr"
+        )
+
     def keep_scores(self):
         """Score the test utterances, and on the validation track also the held-out ones, by which it chooses."""
         epoch, test = self.training.epoch, self.training.score(self.job.fold.test)
         if not np.isfinite(test).all():
-            raise results.RunError(
-                f"{self.job.folder}: the scores of epoch {epoch} are not finite; remove it and try a smaller --lr"
-            )
+            raise self.alarm(f"the scores of epoch {epoch} are not finite")
         if not self.job.held:
             self.kept[epoch] = (test, None)
             return
@@ -355,30 +356,50 @@ class FoldRun:
             self.chosen = (best, {name: value.clone() for name, value in self.training.model.state_dict().items()})
 
     def save(self, path):
+        """Write the state, sealed; one whose weights are not finite does not replace a good one."""
         import torch
 
+        training = self.training.state()
+        if not all(bool(torch.isfinite(value).all()) for value in training["model"].values()):
+            return
         kept = {
             epoch: [None if part is None else torch.from_numpy(part) for part in both]
             for epoch, both in self.kept.items()
         }
-        state = dict(settings=self.job.settings, log=self.log, kept=kept, chosen=self.chosen)
-        write_state(path, dict(state, training=self.training.state()))
+        made_by = {name: self.config.get(name) for name in ("code", "machine", "earlier_machines")}
+        state = dict(settings=self.job.settings, log=self.log, kept=kept, chosen=self.chosen, training=training)
+        results.write_sealed(path, as_bytes(dict(state, made_by=made_by)))
         self.saved = self.training.epoch
 
     def take_up(self, path, kind):
         """Go on from a saved state; a missing, damaged or foreign one is passed over."""
-        if not path.exists():
+        if not path.is_file():
             return
+        settings, config = self.job.settings, self.config
         try:
-            state = results.read_checkpoint(path)
-            if state["settings"] != self.job.settings:
+            state = results.read_checkpoint(io.BytesIO(results.read_sealed(path)))
+            if state["settings"] != settings:
                 return
+            made_by, epoch = state["made_by"], state["training"]["epoch"]
+            if made_by["code"] != config["code"] or made_by["machine"]["torch"] != config["machine"]["torch"]:
+                print(
+                    f"{path}: was saved by another version of the code or of torch; the fold starts again", flush=True
+                )
+                return
+            due = [done for done in range(1, epoch + 1) if settings["eval_every"] and not done % settings["eval_every"]]
+            if not (0 < epoch < settings["epochs"] and len(state["log"]) == epoch and list(state["kept"]) == due):
+                raise ValueError("of epochs that do not fit")
             self.training.restore(state["training"])
             self.kept = {
                 epoch: tuple(None if part is None else part.numpy() for part in both)
                 for epoch, both in state["kept"].items()
             }
-            self.log, self.chosen, self.saved = state["log"], state["chosen"], self.training.epoch
+            self.log, self.chosen, self.saved = state["log"], state["chosen"], epoch
+            earlier = made_by["earlier_machines"] or []
+            if made_by["machine"] != config["machine"]:  # say so: the bits are those of neither alone
+                earlier = [*earlier, made_by["machine"]]
+            if earlier:
+                config["earlier_machines"] = earlier
         except results.DAMAGED:
             print(f"{path}: is damaged; the fold starts again", flush=True)
             self.start(kind)
@@ -406,7 +427,8 @@ class FoldRun:
             epoch=epoch,
             code=self.config["code"],
         )
-        write_state(folder / "checkpoint.pt", checkpoint)
+        with results.replacing(folder / "checkpoint.pt") as file:
+            file.write(as_bytes(checkpoint))
         heard = self.data.utterance_of[self.training.segments].unique().cpu().numpy()  # by weights and statistics
         results.mark_done(folder, epoch=epoch, trained_on=sorted(set(database.speakers[heard].tolist())))
         results.remove_leftovers(folder)
@@ -635,12 +657,12 @@ def train(config):
     pending = [job for job in jobs if not is_finished(job)]
     if len(pending) < len(jobs):
         print(f"{database.name}: {len(jobs) - len(pending)} of {len(jobs)} folds are already done")
+    results.write_index(config.runs, database)
     if pending:
         shared = f", share {number + 1} of {count} first" if count > 1 else ""
         print(f"{database.name}: {len(pending)} folds to train{shared}", flush=True)
-        results.write_index(config.runs, database)
         if busy := train_all(pending, database, heard, len(folds), config):
-            print(f"{busy} folds are being trained by other processes")
+            print(f"{busy} folds were left to other processes")
     if config.fold == protocols.NO_FOLD:
         print(f"predict: python predict.py --run {shlex.quote(str(jobs[0].folder))} recording.wav")
     else:

@@ -1,5 +1,7 @@
 """What training computes, epoch by epoch; and that it goes on, shares folds and stops as it should."""
 
+import hashlib
+import io
 import os
 import pickle
 import signal
@@ -240,21 +242,104 @@ class Trap:
         return (os.mkdir, ("trapped",))
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"garbage" * 99, pickle.dumps(Trap()), None])
+def sealed(content):
+    return hashlib.sha256(content).digest() + content
+
+
+def saved(content):
+    memory = io.BytesIO()
+    torch.save(content, memory)
+    return memory.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"PK\x03\x04", b"garbage" * 99, pickle.dumps(Trap()), sealed(pickle.dumps(Trap())),
+     sealed(saved(dict(settings=Trap()))), sealed(saved([1])), sealed(saved({})), saved(dict(settings={}))],
+)  # fmt: skip
 def test_a_damaged_or_hostile_state_starts_the_fold_again(content, manifest, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     train.main(base(manifest, tmp_path / "whole", "--epochs", 2))
     arguments = base(manifest, tmp_path / "runs", "--epochs", 2)
     folder = folder_of(tmp_path / "runs")
     folder.mkdir(parents=True)
-    if content is None:  # a sound file with a call inside
-        torch.save(dict(settings=Trap()), folder / results.STATE)
-    else:
-        (folder / results.STATE).write_bytes(content)
+    (folder / results.STATE).write_bytes(content)
     train.main(arguments)
     assert not (tmp_path / "trapped").exists()
     assert "damaged" in capsys.readouterr().out
     assert outcome(folder) == outcome(folder_of(tmp_path / "whole"))
+
+
+def stop_before(epoch, monkeypatch):
+    """Ctrl-C once that many epochs are done; the patch is to be undone."""
+    begin_epoch = engine.Training.begin_epoch
+
+    def stopping(self, report):
+        if self.epoch == epoch:
+            raise KeyboardInterrupt
+        begin_epoch(self, report)
+
+    monkeypatch.setattr(engine.Training, "begin_epoch", stopping)
+
+
+def change_state(change):
+    def changed(path):
+        state = results.read_checkpoint(io.BytesIO(results.read_sealed(path)))
+        change(state)
+        results.write_sealed(path, saved(state))
+
+    return changed
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def shrink_moments(state):
+    state["training"]["optimizer"][0]["exp_avg"] = torch.zeros(1)
+
+
+@pytest.mark.parametrize(
+    "damage, told",
+    [
+        (flip, "damaged"),
+        (change_state(shrink_moments), "damaged"),
+        (change_state(lambda state: state["training"].update(epoch=9)), "damaged"),
+        (change_state(lambda state: state["training"].update(epoch="2")), "damaged"),
+        (change_state(lambda state: state["training"].update(epoch=float("nan"))), "damaged"),
+        (change_state(lambda state: state["kept"].clear()), "damaged"),
+        (change_state(lambda state: state["log"].pop()), "damaged"),
+        (change_state(lambda state: state["made_by"]["code"].update({"train.py": "0" * 16})), "another version"),
+        (change_state(lambda state: state["made_by"]["machine"].update(torch="1.0")), "another version"),
+    ],
+)
+def test_a_state_that_does_not_fit_starts_the_fold_again(damage, told, manifest, tmp_path, monkeypatch, capsys):
+    arguments = ["--epochs", 3, "--eval-every", 1, "--save-every", 0]
+    train.main(base(manifest, tmp_path / "whole", *arguments))
+    with monkeypatch.context() as patch:
+        stop_before(2, patch)
+        with pytest.raises(KeyboardInterrupt):
+            train.main(base(manifest, tmp_path / "runs", *arguments))
+    folder = folder_of(tmp_path / "runs")
+    damage(folder / results.STATE)
+    capsys.readouterr()
+    train.main(base(manifest, tmp_path / "runs", *arguments))
+    assert told in capsys.readouterr().out
+    assert outcome(folder) == outcome(folder_of(tmp_path / "whole"))
+
+
+def test_a_fold_that_went_on_on_another_machine_says_so(manifest, tmp_path, monkeypatch):
+    arguments = base(manifest, tmp_path, "--epochs", 3, "--save-every", 0)
+    with monkeypatch.context() as patch:
+        stop_before(2, patch)
+        with pytest.raises(KeyboardInterrupt):
+            train.main(arguments)
+    change_state(lambda state: state["made_by"]["machine"].update(threads=7))(folder_of(tmp_path) / results.STATE)
+    train.main(arguments)
+    config = results.read_config(folder_of(tmp_path))
+    assert [one["threads"] for one in config["earlier_machines"]] == [7] and config["machine"]["threads"] == 1
 
 
 def test_a_state_of_other_settings_is_not_thrown_away_unasked(manifest, tmp_path, monkeypatch):
@@ -286,7 +371,7 @@ def test_a_fold_that_another_process_holds_is_left_to_it(manifest, tmp_path, cap
     try:
         assert holder.stdout.readline() == "True\n"
         train.main(base(manifest, tmp_path, "--epochs", 1, "--fold", "all"))
-        assert "1 folds are being trained by other processes" in capsys.readouterr().out
+        assert "1 folds were left to other processes" in capsys.readouterr().out
         assert [results.is_done(folder_of(tmp_path, number=n)) for n in range(1, 6)] == [True, False, True, True, True]
     finally:
         holder.send_signal(signal.SIGKILL)
@@ -333,9 +418,23 @@ def test_a_loss_that_is_not_finite_names_epoch_step_and_last_good_state(every, s
 
 def test_scores_that_are_not_finite_are_not_saved(manifest, tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "score", lambda *arguments: np.full((8, 4), np.nan, np.float32))
-    with pytest.raises(results.RunError, match="not finite"):
+    with pytest.raises(results.RunError, match="scores of epoch 1 are not finite; the last good state is the initial"):
         train.main(base(manifest, tmp_path, "--epochs", 1))
     assert not (folder_of(tmp_path) / "predictions.csv").exists()
+
+
+def test_a_state_that_is_not_finite_does_not_replace_a_good_one(manifest, tmp_path, monkeypatch):
+    end_epoch = engine.Training.end_epoch
+
+    def spoiling(self):
+        losses = end_epoch(self)
+        if self.epoch == 2:
+            next(self.model.parameters()).data.fill_(float("inf"))
+        return losses
+
+    monkeypatch.setattr(engine.Training, "end_epoch", spoiling)
+    with pytest.raises(results.RunError, match="in epoch 3, step 1; the last good state is of epoch 1"):
+        train.main(base(manifest, tmp_path, "--epochs", 4, "--save-every", 0, "--eval-every", 0))
 
 
 def test_saving_the_state_at_its_default_is_rare(manifest, tmp_path, monkeypatch):
