@@ -141,7 +141,7 @@ def summarize(by_seed):
         *significance.utterance_interval(labels, hits.mean(0), len(classes)),
     )
     return Summary(
-        war, uar, war_std, uar_std, *([100 * end for end in interval] for interval in intervals), fold_war, fold_uar,
+        war, uar, war_std, uar_std, *(interval and [100 * end for end in interval] for interval in intervals), fold_war, fold_uar,
         folds_done=len(by_seed[used[0]]),
         folds_total=config["folds_total"],
         seeds=used,
@@ -240,7 +240,7 @@ def figure_row(published, protocol, track, seeds, ours):
         protocol=protocol,
         track=track,
         **(vars(ours) if ours else empty),
-    )
+    ) | (dict(notes=[*ours.notes, ORACLE_NOTE]) if ours and track == "oracle" else {})
 
 
 DATABASE_SOURCE = "TFT Table 1, ATFNN Table I"
@@ -365,7 +365,7 @@ def figure_cells(row):
 FIGURE_HEADER = ["method", "paper", "UAR", "ours", "UAR", "fold", "UAR", "folds", "seeds"]
 FIGURE_NOTE = "WAR and UAR in per cent, pooled over the folds; fold: the mean over folds"
 TRACK_HEADER = ["method", "paper", "UAR", "last", "UAR", "valid.", "UAR", "oracle+", "UAR"]
-ORACLE_NOTE = "+ oracle: the best test epoch of each fold, a diagnostic and not a result"
+ORACLE_NOTE = "+ oracle: the best evaluated test epoch, a diagnostic and not a result"
 TRACK_NAMES = dict(last="last epoch", validation="epoch chosen on held-out speakers", oracle="oracle, a diagnostic")
 SIGNIFICANCE_HEADER = ["models", "WAR", "diff.", "95% speakers", "p speakers", "McNemar p", "seeds"]
 DATABASE_HEADER = ["", "published", "found"]
@@ -380,6 +380,8 @@ def figure_notes(rows):
                 row["method"]
             )
         for note in row["notes"] or []:
+            if note == ORACLE_NOTE:  # said once, below
+                continue
             notes.setdefault(note, []).append(row["method"])
     lines = [f"{', '.join(methods)}: {note}" for note, methods in notes.items()]
     if any(row["published_protocol"] == "session" for row in rows):
@@ -387,10 +389,22 @@ def figure_notes(rows):
     return lines
 
 
+def interval_note(row):
+    """95 % intervals of a row's WAR and UAR, over speakers and over utterances."""
+    told = []
+    for over in ("speakers", "utterances"):
+        war, uar = row[f"war_{over}"], row[f"uar_{over}"]
+        if war:
+            told.append(f"WAR {war[0]:.2f} to {war[1]:.2f}, UAR {uar[0]:.2f} to {uar[1]:.2f} over {over}")
+    return f"95 % {'; '.join(told)}" if told else ""
+
+
 def track_cells(rows):
     """Cells of one method from its rows of the three tracks."""
+    by_track = {row["track"]: row for row in rows}
     cells = figure_cells(rows[0])[:3]
-    for row in rows:
+    for track in results.TRACKS:
+        row = by_track.get(track, dict(war=None, uar=None))
         cells += [percent(row["war"]), percent(row["uar"])]
     return cells
 
@@ -418,8 +432,9 @@ def render(rows, style):
     """Tables for reading: one for each table, source and database."""
     groups = {}
     for row in rows:
-        groups.setdefault((row["table"], row.get("source"), row["database"]), []).append(row)
-    return "\n\n".join(STYLES[style](*readable(*key, part)) for key, part in groups.items())
+        apart = row["track"] if row["table"] == SIGNIFICANCE else None
+        groups.setdefault((row["table"], row.get("source"), row["database"], apart), []).append(row)
+    return "\n\n".join(STYLES[style](*readable(*key[:3], part)) for key, part in groups.items())
 
 
 def readable(table, source, database, rows):
@@ -434,13 +449,14 @@ def readable(table, source, database, rows):
         return f"{database} ({language})" if language else database, DATABASE_HEADER, cells, notes
     if table == SIGNIFICANCE:
         title = f"{database}: significance, leaving one {rows[0]['protocol']} out, {TRACK_NAMES[rows[0]['track']]}"
-        return title, SIGNIFICANCE_HEADER, list(map(significance_cells, rows)), significance_notes(rows)
+        notes = significance_notes(rows) + ([ORACLE_NOTE] if rows[0]["track"] == "oracle" else [])
+        return title, SIGNIFICANCE_HEADER, list(map(significance_cells, rows)), notes
     protocol = next((row["protocol"] for row in rows if row["war"] is not None), None)
     tracks = list(dict.fromkeys(row["track"] for row in rows))
     by_method = {}
     for row in rows:
         by_method.setdefault(row["method"], []).append(row)
-    if max(map(len, by_method.values())) > 1:  # --track all
+    if len(tracks) > 1:  # --track all
         how = f", ours leaving one {protocol} out" if protocol else ", not run yet"
         notes = {}  # what is true of every track is said once
         for track in tracks:
@@ -455,7 +471,8 @@ def readable(table, source, database, rows):
             [FIGURE_NOTE.partition(";")[0], *notes, ORACLE_NOTE],
         )
     how = f", ours leaving one {protocol} out, {TRACK_NAMES[tracks[0]]}" if protocol else ", not run yet"
-    notes = [FIGURE_NOTE, *figure_notes(rows)] + ([ORACLE_NOTE] if "oracle" in tracks else [])
+    intervals = [f"{row['method']}: {told}" for row in rows if (told := interval_note(row))]
+    notes = [FIGURE_NOTE, *figure_notes(rows), *intervals] + ([ORACLE_NOTE] if "oracle" in tracks else [])
     return f"{database}: {table}, {source}{how}", FIGURE_HEADER, list(map(figure_cells, rows)), notes
 
 

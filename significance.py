@@ -47,6 +47,8 @@ def speaker_interval(labels, hits, speakers, classes, seed=0):
     """95 % percentile intervals ((low, high) of WAR, of UAR) of a bootstrap over speakers."""
     right, every = class_hits(labels, hits, speakers, classes)
     number = len(right)
+    if number < 2:
+        return None, None  # one speaker tells nothing of others
     weights = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), RESAMPLES)
     return tuple(map(_interval, rates(weights @ right, weights @ every)))
 
@@ -60,7 +62,7 @@ def utterance_interval(labels, hits, classes, seed=0):
     kinds, index, size = np.unique(np.stack([labels, hits]), axis=1, return_inverse=True, return_counts=True)
     right, every = class_hits(kinds[0].astype(int), kinds[1], np.arange(len(size)), classes)
     weights = np.random.default_rng(seed).multinomial(len(labels), size / len(labels), RESAMPLES)
-    return tuple(map(_interval, rates(weights @ right, weights @ (every > 0))))
+    return tuple(map(_interval, rates(weights @ right, weights @ every)))
 
 
 def mcnemar(first, second):

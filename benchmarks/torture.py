@@ -1,7 +1,7 @@
 """Kill training and damage its inputs, and see that results stay the same bits or are refused.
 
     python benchmarks/torture.py kill --count 200       # SIGKILL at random moments, half of them two at once
-    python benchmarks/torture.py mutate --count 1000    # recordings, labels, manifests, cache, results, arguments
+    python benchmarks/torture.py mutate --count 1000    # recordings, manifests, cache, results, states, arguments
     python benchmarks/torture.py disk                   # a file-size limit in the place of a full disk
 
 Everything happens on a small synthetic corpus in a temporary folder, on one CPU thread, from `--seed`. Each
@@ -28,6 +28,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import engine
 import evaluate
 import results
 import train
@@ -197,8 +198,22 @@ VALUES = ["0", "-1", "1", "2", "99", "1e400", "nan", "", " ", "S1", "all", "0-1"
 VALUES += ["-", "tft", "x" * 300]
 
 
+def stop_after_an_epoch(arguments):
+    begin_epoch = engine.Training.begin_epoch
+
+    def stopping(self, report):
+        if self.epoch:
+            raise KeyboardInterrupt
+        begin_epoch(self, report)
+
+    engine.Training.begin_epoch = stopping  # in this forked process alone
+    train.main(arguments)
+
+
 class Target:
-    """What the mutations start from: a corpus and a finished run, restored before each."""
+    """What the mutations start from: a corpus, a finished run and one in training, restored before each."""
+
+    names = ("corpus", "cache", "runs", "half")
 
     def __init__(self, folder):
         self.folder = folder
@@ -207,11 +222,14 @@ class Target:
         os.environ["SER_CACHE"] = str(folder / "cache")
         assert run(train.main, [*self.base, "--runs", folder / "runs"])[0] == 0
         self.expected = self.figures()
-        for name in ("corpus", "cache", "runs"):
+        self.longer = [*self.base[:-1], "2", "--runs", folder / "half"]  # two epochs, stopped after the first
+        assert run(train.main, [*self.longer[:-1], folder / "whole"])[0] == 0
+        assert run(stop_after_an_epoch, self.longer)[0] == results.EXIT_INTERRUPTED
+        for name in self.names:
             shutil.copytree(folder / name, folder / f"sound-{name}")
 
     def restore(self):
-        for name in ("corpus", "cache", "runs"):
+        for name in self.names:
             shutil.rmtree(self.folder / name, ignore_errors=True)
             shutil.copytree(self.folder / f"sound-{name}", self.folder / name)
 
@@ -238,7 +256,7 @@ def mutate(count, seed, folder, say=print):
     target, draw, faults, outcomes = Target(folder), random.Random(seed), [], {}
     for number in range(count):
         target.restore()
-        what = draw.choice(["recording", "manifest", "cache", "result", "result", "argument"])
+        what = draw.choice(["recording", "manifest", "cache", "result", "result", "state", "argument"])
         arguments = [*target.base, "--runs", folder / "runs"]
         if what == "argument":
             flag, value = draw.choice(FLAGS), draw.choice(VALUES)
@@ -250,8 +268,15 @@ def mutate(count, seed, folder, say=print):
                 manifest="corpus/*.csv",
                 cache="cache/*/*",
                 result="runs/*/*/*/*/fold1/*",
+                state=f"half/*/*/*/*/fold1/{results.STATE}",
             )
             how = damage(draw.choice(sorted(folder.glob(places[what]))), draw)
+        if what == "state":
+            code, error = run(train.main, target.longer)
+            outcomes[what, code] = outcomes.get((what, code), 0) + 1
+            if code or contents(folder / "half") != contents(folder / "whole"):
+                faults.append(f"mutation {number} (state: {how}): exit {code} {error[:300]}, or other bits")
+            continue
         told = [run(evaluate.main, ["--runs", folder / "runs", "--format", "json"]), run(train.main, arguments)]
         told.append(run(evaluate.main, ["--runs", folder / "runs", "--audit"]))
         place = f"mutation {number} ({what}: {how})"

@@ -650,6 +650,31 @@ def test_a_table_of_some_seeds_passes_where_others_are_run(clean, tmp_path, run)
         assert run("--runs", clean, "--audit", tmp_path / "table.json")[0] == 0
 
 
+@pytest.mark.parametrize("style", ["text", "markdown", "latex"])
+def test_a_track_that_was_not_run_leaves_its_column_empty(style, tmp_path, run):
+    """A database of nobody's table has rows for what was run alone."""
+    write_run(tmp_path, {who: {2: EARLIER[who], 3: text} for who, text in ANSWERS[0].items()}, name="mine")
+    code, out, error = run(
+        "--runs", tmp_path, "--db", "mine", "--table", "ablation", "--track", "all", "--format", style
+    )
+    row = next(line for line in out.splitlines() if line.lstrip("| ").startswith("T+F+TF"))
+    cells = row.strip("| \\").replace("|", " ").replace("&", " ").split()
+    assert (code, error) == (0, "") and cells == "T+F+TF - - 60.00 54.44 - - 70.00 71.11".split()
+
+
+def test_significance_of_each_track_stands_apart(tmp_path, run):
+    for model in ("tft", "atfnn"):
+        epochs = {who: {2: EARLIER[who], 3: text} for who, text in ANSWERS[0].items()}
+        write_run(tmp_path, epochs, model=model), write_run(tmp_path, epochs, model=model, track="validation", best=2)
+    told = run("--runs", tmp_path, "--db", "casia", "--table", "significance", "--track", "all")[1].split("\n\n")
+    assert [part.splitlines()[0].rsplit(", ", 1)[1] for part in told] == [
+        "last epoch",
+        "epoch chosen on held-out speakers",
+        "a diagnostic",
+    ]
+    assert ["not a result" in part for part in told] == [False, False, True]
+
+
 @pytest.mark.parametrize("text", ["", "[", "method,war\nTFT,70\n", "7", "null", "[7]", '{"table": "ablation"}',
                                   '[{"table": "ablation", "war": 70}]',
                                   '[{"table": "ablation", "war": 70, "model": "tft"}]'])  # fmt: skip

@@ -265,3 +265,8 @@ def test_the_interval_of_a_difference_is_that_of_a_slow_bootstrap():
 
 def test_the_promised_level():
     assert (significance.LEVEL, significance.CONFIDENCE, significance.RESAMPLES) == (0.05, 0.95, 10_000)
+
+
+def test_one_speaker_gives_no_interval_over_speakers():
+    labels, hits = np.array([0, 1, 1]), np.array([1.0, 0.0, 1.0])
+    assert significance.speaker_interval(labels, hits, np.zeros(3, int), 2) == (None, None)
