@@ -618,8 +618,12 @@ def print_summary(config, database):
                 notes += [note for note in summary.notes if note not in notes]
     header = ["model", "track", "seeds", "folds", "WAR", "UAR"]
     print("\n" + evaluate.as_text(f"{database.name}, leaving one {config.protocol} out", header, cells, notes))
+    print(f"tables: {tables_command(config, database)}")
+
+
+def tables_command(config, database):
     runs = shlex.quote(config.runs)
-    print(f"tables: python evaluate.py --db {database.name} --protocol {config.protocol} --runs {runs}")
+    return f"python evaluate.py --db {database.name} --protocol {config.protocol} --runs {runs}"
 
 
 def main(arguments=None):
@@ -662,7 +666,10 @@ def train(config):
         shared = f", share {number + 1} of {count} first" if count > 1 else ""
         print(f"{database.name}: {len(pending)} folds to train{shared}", flush=True)
         if busy := train_all(pending, database, heard, len(folds), config):
-            print(f"{busy} folds were left to other processes")
+            print(
+                f"{busy} folds were left to other processes; tables, when they are done: {tables_command(config, database)}"
+            )
+            return
     if config.fold == protocols.NO_FOLD:
         print(f"predict: python predict.py --run {shlex.quote(str(jobs[0].folder))} recording.wav")
     else:

@@ -380,6 +380,11 @@ def test_a_fold_that_another_process_holds_is_left_to_it(manifest, tmp_path, cap
     assert results.is_done(folder_of(tmp_path, number=2)) and not list(tmp_path.rglob(".*"))
 
 
+def test_quiet_says_nothing_but_mistakes(manifest, tmp_path, capsys):
+    train.main([*base(manifest, tmp_path, "--epochs", 1), "--quiet"])
+    assert capsys.readouterr() == ("", "") and results.is_done(folder_of(tmp_path))
+
+
 def test_processes_on_one_folder_share_the_folds(manifest, tmp_path):
     arguments = base(manifest, tmp_path / "shared", "--epochs", 2, "--fold", "all", "--seed", "0-1")
     environment = dict(os.environ, OMP_NUM_THREADS="1")
@@ -397,6 +402,87 @@ def test_processes_on_one_folder_share_the_folds(manifest, tmp_path):
             assert outcome(folder_of(tmp_path / "shared", seed=seed, number=number)) == outcome(
                 folder_of(tmp_path / "alone", seed=seed, number=number)
             )
+
+
+@pytest.mark.parametrize(
+    "told, expected",
+    [
+        ({}, (0, 1)),
+        (dict(RANK=2, WORLD_SIZE=4), (2, 4)),
+        (dict(SLURM_ARRAY_TASK_ID=3, SLURM_ARRAY_TASK_COUNT=8), (3, 8)),
+        (dict(SLURM_ARRAY_TASK_ID=5, SLURM_ARRAY_TASK_COUNT=4, SLURM_ARRAY_TASK_MIN=5), (0, 4)),
+        (dict(SLURM_ARRAY_TASK_ID=7, SLURM_ARRAY_TASK_COUNT=3, SLURM_ARRAY_TASK_MIN=1, SLURM_ARRAY_TASK_STEP=3), (2, 3)),
+        (dict(SLURM_ARRAY_TASK_ID=1, SLURM_ARRAY_TASK_COUNT=2, RANK=3, WORLD_SIZE=4), (7, 8)),  # torchrun in each task
+    ],
+)  # fmt: skip
+def test_the_share_of_a_process_is_what_its_starter_says(told, expected):
+    assert train.share({name: str(value) for name, value in told.items()}) == expected
+
+
+def test_a_share_that_is_no_number_is_told():
+    with pytest.raises(protocols.UsageError, match="WORLD_SIZE=x: is no number"):
+        train.share(dict(WORLD_SIZE="x"))
+
+
+def test_shares_begin_apart_and_cover_everything():
+    orders = [train.own_share_first(list(range(10)), number, 4) for number in range(4)]
+    assert [order[:3] for order in orders[:2]] == [[0, 4, 8], [1, 5, 9]]
+    assert all(sorted(order) == list(range(10)) for order in orders)
+
+
+def test_torchrun_and_slurm_give_the_tables_of_one_process(manifest, tmp_path):
+    def start(runs, *before, **more):
+        arguments = base(manifest, tmp_path / runs, "--epochs", 1, "--fold", "all", "--seed", "0-1")
+        environment = dict(os.environ, OMP_NUM_THREADS="1", **more)
+        return subprocess.Popen([sys.executable, *before, "train.py", *arguments], cwd=PROJECT, env=environment)
+
+    started = [start("torchrun", "-m", "torch.distributed.run", "--nproc-per-node", "4")]
+    started += [
+        start("slurm", SLURM_ARRAY_TASK_ID=str(task), SLURM_ARRAY_TASK_COUNT="2", SLURM_ARRAY_TASK_MIN="0")
+        for task in (0, 1)
+    ]
+    started.append(start("alone", "-W", "ignore"))
+    assert [one.wait(timeout=200) for one in started] == [0] * 4
+    for seed in (0, 1):
+        for number in range(1, 6):
+            one, two, three = (
+                outcome(folder_of(tmp_path / runs, seed=seed, number=number)) for runs in ("alone", "torchrun", "slurm")
+            )
+            assert one == two == three
+    tables = [
+        subprocess.check_output(
+            [sys.executable, "evaluate.py", "--runs", tmp_path / runs, "--format", "json"], cwd=PROJECT
+        )
+        for runs in ("alone", "torchrun", "slurm")
+    ]
+    assert tables[0] == tables[1] == tables[2] and b'"war": ' in tables[0]
+
+
+def test_folds_trained_at_once_give_the_bits_of_folds_trained_in_turn(manifest, tmp_path):
+    """Folds of unequal length: one ends earlier, and its place goes to the next."""
+    for together in (1, 3):
+        train.main(
+            [*base(manifest, tmp_path / str(together), "--epochs", 2, "--fold", "all", "--track", "all", "--eval-every", 1),
+             "--together", str(together)]
+        )  # fmt: skip
+    for track in ("last", "validation"):
+        for number in range(1, 6):
+            assert outcome(folder_of(tmp_path / "1", number=number, track=track)) == outcome(
+                folder_of(tmp_path / "3", number=number, track=track)
+            )
+
+
+def test_a_fold_that_fails_does_not_take_the_others_with_it(manifest, tmp_path, monkeypatch, capsys):
+    score = engine.Training.score
+    monkeypatch.setattr(
+        engine.Training, "score",
+        lambda self, test: score(self, test) * (np.nan if self.settings["fold"] == 2 else 1),
+    )  # fmt: skip
+    with pytest.raises(results.RunError, match="fold2: the scores of epoch 1 are not finite"):
+        train.main([*base(manifest, tmp_path, "--epochs", 1, "--fold", "all"), "--together", "2"])
+    assert "stopped" in capsys.readouterr().out
+    assert [results.is_done(folder_of(tmp_path, number=n)) for n in range(1, 6)] == [True, False, True, True, True]
+    assert not list(tmp_path.rglob("*.lock"))
 
 
 # ---------------------------------------------------------------------------------------------- alarms
