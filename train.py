@@ -401,7 +401,7 @@ class FoldRun:
             if earlier:
                 config["earlier_machines"] = earlier
         except results.DAMAGED:
-            print(f"{path}: is damaged; the fold starts again", flush=True)
+            self.show.line(f"{path} is damaged; the fold starts again")
             self.start(kind)
 
     def finish(self):
