@@ -1,19 +1,22 @@
-"""Training speed of both models against a plain PyTorch loop, in one process, and how memory grows.
+"""Training speed of each engine against a plain PyTorch loop, in one process, and what it grows with.
 
-    python benchmarks/speed.py                         # TFT and ATFNN on the GPU if there is one, else the CPU
-    python benchmarks/speed.py --model atfnn --steps 10 --repeats 3
+    python benchmarks/speed.py                         # on the GPU if there is one, else the CPU
+    python benchmarks/speed.py --model atfnn --steps 10 --repeats 3 --out /tmp/speed.md
 
-The plain loop is what a researcher would write first: contiguous float32 tensors, DataLoader, default Adam,
-`loss.item()` at each step, and for ATFNN attention over 8-vectors and Conv1d in place of the exact scalar
-form. Both run the same segments in the same order from the same weights; the runs alternate after a burn-in.
-Prints milliseconds per step (median), the ratio, the largest difference of the losses, what saving the state of a
-fold costs at the default of train.py, and the peak memory of a training process at three numbers of segments,
-beside what the features take of it. `--deterministic` times our loop as train.py runs it under that option.
+Prints Markdown tables and writes them to benchmarks/results/speed-<device>.md. The plain loop is what a researcher
+would write first: contiguous float32 tensors, a DataLoader (on a GPU with two workers), default Adam, `loss.item()` at each
+step, one fold at a time, and for ATFNN attention over 8-vectors and Conv1d in place of the exact scalar form. Both
+run the same segments from the same weights; the runs alternate after a burn-in, and medians are shown.
+
+Shares of ceilings: products and sums that a step needs, over the rate of a large float32 matrix product measured
+here; and bytes that it must move at least (each output of a convolution, linear layer or LSTM written and read,
+its gradient too, and itself read once more going back), over the bandwidth of a large copy measured here.
 """
 
 import argparse
 import ctypes
 import platform
+import re
 import resource
 import statistics
 import subprocess
@@ -27,7 +30,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import conv1d, cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -35,11 +38,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import engine
 import features
 import models
+import results
 import train
 
 CLASSES = 6
 BURN_IN = 2  # steps
 MEMORY_SEGMENTS = (2_000, 4_000, 8_000)
+# segments of a database by front end (SPEC counts; each is trained on in all folds but one), folds
+DATABASES = {"iemocap": (dict(tft=13_547, atfnn=8_942), 10), "casia": (dict(tft=3_381, atfnn=2_512), 4)}
+
+
+# ---------------------------------------------------------------------------------------- the plain loop
 
 
 class PlainFrequencyEncoder(models.FrequencyEncoder):
@@ -50,8 +59,8 @@ class PlainFrequencyEncoder(models.FrequencyEncoder):
         tokens = self.lift(x.squeeze(1).transpose(1, 2).reshape(b * t, f, 1))  # (b * t, f, c)
         y = self.norm_attention(tokens + self.attention(tokens, tokens, tokens, need_weights=False)[0])
         first, relu, second = self.convolutions
-        z = nn.functional.conv1d(y.transpose(1, 2), first.weight.squeeze(2), first.bias, padding=2)
-        z = nn.functional.conv1d(relu(z), second.weight.squeeze(2), second.bias, padding=2).transpose(1, 2)
+        z = conv1d(y.transpose(1, 2), first.weight.squeeze(2), first.bias, padding=2)
+        z = conv1d(relu(z), second.weight.squeeze(2), second.bias, padding=2).transpose(1, 2)
         return self.norm_convolution(y + z).view(b, t, f, -1)
 
 
@@ -65,27 +74,21 @@ class PlainConvEncoder(models.ConvEncoder):
 PLAIN = {models.FrequencyEncoder: PlainFrequencyEncoder, models.ConvEncoder: PlainConvEncoder}
 
 
-def segments_of_noise(front_end, number, device):
-    """A step takes the same time whatever it hears: (number, bands, frames) and labels."""
-    generator = torch.Generator().manual_seed(0)
-    segments = torch.randn(number, front_end.bands, front_end.frames, generator=generator)
-    return segments.to(device), torch.randint(CLASSES, (number,), generator=generator).to(device)
-
-
-def wait(device):
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-def plain_loop(name, segments, labels, recipe, device):
-    """Milliseconds and loss of each step of the plain loop."""
+def plain_model(name):
     torch.manual_seed(0)
     model = models.build(name, CLASSES)
     for part in model.modules():
         part.__class__ = PLAIN.get(part.__class__, part.__class__)
-    model = model.to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=recipe.lr)
-    loader = DataLoader(TensorDataset(segments.cpu()[:, None], labels.cpu()), recipe.batch_size)
+    return model
+
+
+def plain_loop(name, data, batch_size, lr):
+    """Seconds of each step of the plain loop after the burn-in, and all losses."""
+    device = data.segments.device
+    model = plain_model(name).to(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    workers = 2 if device.type == "cuda" else 0  # on a CPU they would take time from the step
+    loader = DataLoader(TensorDataset(data.segments.cpu()[:, None], data.labels.cpu()), batch_size, num_workers=workers)
     times, losses, start = [], [], time.perf_counter()
     for x, y in loader:
         x, y = x.to(device), y.to(device)
@@ -94,22 +97,54 @@ def plain_loop(name, segments, labels, recipe, device):
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-        times.append(1e3 * (time.perf_counter() - start))
+        times.append(time.perf_counter() - start)
         start = time.perf_counter()
-    return times, losses
+    return times[BURN_IN:], losses
 
 
-def our_loop(name, segments, labels, recipe, device):
-    """Milliseconds and loss of each step of train.py's own step."""
-    model = engine.make_model(name, CLASSES, 0, features.FRONT_ENDS[recipe.front_end], device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=recipe.lr, fused=True)
-    times, losses = [], []
-    for index in torch.arange(len(segments), device=device).split(recipe.batch_size):
+# ---------------------------------------------------------------------------------------------- our loop
+
+
+def noise(front_end, number, device):
+    """A step takes the same time whatever it hears."""
+    generator = torch.Generator().manual_seed(0)
+    segments = torch.randn(number, front_end.bands, front_end.frames, generator=generator)
+    labels = torch.randint(CLASSES, (number,), generator=generator)
+    heard = SimpleNamespace(counts=np.ones(number, int))
+    database = SimpleNamespace(classes=range(CLASSES))
+    return engine.Data(database, heard, segments.to(device), labels.to(device), torch.arange(number, device=device))
+
+
+def settings_of(name, **other):
+    recipe = train.RECIPES[name]
+    front_end = asdict(features.FRONT_ENDS[recipe.front_end])
+    told = dict(model=name, seed=0, front_end=front_end, normalization="none", epochs=1, eval_every=0)
+    return dict(told, batch_size=recipe.batch_size, lr=recipe.lr, precision="float32") | other
+
+
+def our_loop(data, settings, kind, folds=1):
+    """Seconds per step of one fold with `folds` at once, its losses, and the seconds of the first epoch."""
+    runs = [engine.Training(data, settings, range(len(data.labels)), kind) for _ in range(folds)]
+    spent = []
+    for _ in range(2):
         start = time.perf_counter()
-        losses.append(engine.train_step(model, optimizer, segments[index].unsqueeze(1), labels[index]))
-        wait(device)
-        times.append(1e3 * (time.perf_counter() - start))
-    return times, [loss.item() for loss in losses]
+        for run in runs:
+            run.begin_epoch()
+        losses = [run.end_epoch() for run in runs]
+        spent.append(time.perf_counter() - start)
+    return spent[1] / len(runs[0].sizes), losses[0], spent[0]
+
+
+def first_losses(data, settings, kind, steps):
+    """Losses in the order in which the plain loop reads the segments."""
+    run = engine.Training(data, settings, range(len(data.labels)), kind)
+    if kind == "graph":
+        run.graphs = {size: run.record(size) for size in set(run.sizes)}
+    run.order.copy_(run.segments)
+    run.place.zero_(), run.number.zero_()
+    for size in run.sizes[:steps]:
+        run.graphs[size].replay() if kind == "graph" else run.step(size)
+    return run.losses[:steps].tolist()
 
 
 def release_memory(keep):
@@ -123,49 +158,146 @@ def release_memory(keep):
         libc.malloc_trim(0)
 
 
-def compare(name, steps, repeats, device):
-    """Median milliseconds per step of both loops, and the largest difference of their losses."""
-    recipe = train.RECIPES[name]
-    segments, labels = segments_of_noise(
-        features.FRONT_ENDS[recipe.front_end], recipe.batch_size * (steps + BURN_IN), device
-    )
-    plain, ours, difference = [], [], 0.0
-    for _ in range(repeats):
+# ------------------------------------------------------------------------------------------- the ceilings
+
+
+def timed(work, device, repeats=7):
+    """Median seconds of a piece of work."""
+    times = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        work()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
+
+
+def ceilings(device):
+    """Floating-point operations and bytes per second of a large product and a large copy."""
+    size = 8192 if device == "cuda" else 2048
+    a, b = torch.randn(2, size, size, device=device)
+    product = 2 * size**3 / timed(lambda: a @ b, device)
+    source = torch.randn((1 << 29) if device == "cuda" else (1 << 26), device=device)
+    target = torch.empty_like(source)
+    return product, 2 * source.nbytes / timed(lambda: target.copy_(source), device)
+
+
+def demand(name):
+    """Operations and bytes that training needs for one segment, at least."""
+    model, told = plain_model(name), []
+
+    def count(module, inputs, output):
+        if isinstance(module, nn.LSTM):
+            x, (states, _) = inputs[0], output[1]
+            gates, layers, ways = 4 * module.hidden_size, module.num_layers, 2
+            sizes = [x.shape[2]] + [ways * module.hidden_size] * (layers - 1)
+            frames = x.shape[0] * x.shape[1]
+            told.append((2 * frames * ways * gates * sum(n + module.hidden_size for n in sizes),
+                         frames * ways * layers * (gates + module.hidden_size)))  # fmt: skip
+        else:
+            weight = module.weight
+            told.append((2 * output.numel() * weight[0].numel(), output.numel()))
+
+    for part in model.modules():
+        if isinstance(part, (nn.Conv2d, nn.Linear, nn.LSTM)):
+            part.register_forward_hook(count)
+    front_end = features.FRONT_ENDS[train.RECIPES[name].front_end]
+    model(torch.randn(1, 1, front_end.bands, front_end.frames))
+    operations, values = map(sum, zip(*told))
+    return 3 * operations, 5 * 4 * values
+
+
+# ---------------------------------------------------------------------------------------------- the tables
+
+
+def table(header, rows):
+    lines = ["| " + " | ".join(map(str, cells)) + " |" for cells in (header, ["---:"] * len(header), *rows)]
+    return "\n".join([*lines, ""])
+
+
+def engines_of(device):
+    kinds = ["eager", "graph"] if device == "cuda" else ["eager"]
+    return [(kind, precision) for kind in kinds for precision in ("float32", "bfloat16")]
+
+
+def compare(options, name, product, bandwidth):
+    """Rows of the main table for one model, and its seconds per segment by engine."""
+    settings, device, steps = settings_of(name), options.device, options.steps + BURN_IN
+    size = settings["batch_size"]
+    data = noise(features.FrontEnd(**settings["front_end"]), size * steps, device)
+    operations, moved = demand(name)
+    plain, ours, begun, peaks = [], {how: [] for how in engines_of(device)}, {}, {}
+    for _ in range(options.repeats):
         release_memory(keep=False)
-        times, expected = plain_loop(name, segments, labels, recipe, device)
-        plain += times[BURN_IN:]
+        times, expected = plain_loop(name, data, size, settings["lr"])
+        plain += times
         release_memory(keep=device == "cpu")
-        times, losses = our_loop(name, segments, labels, recipe, device)
-        ours += times[BURN_IN:]
-        difference = max(difference, *(abs(a - b) for a, b in zip(losses, expected)))
-    return statistics.median(plain), statistics.median(ours), difference
+        for how in ours:
+            if device == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+            spent, _, first = our_loop(data, settings | dict(precision=how[1]), how[0])
+            ours[how].append(spent)
+            begun.setdefault(how, max(0.0, first - spent * steps))
+            peaks[how] = torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else None
+    usual, rows = statistics.median(plain), []
+    rows.append(
+        [name, "plain loop", "float32", f"{1e3 * usual:.1f}", f"{size / usual:.0f}", "1.00", "", "", "", "", ""]
+    )
+    for how, spent in ours.items():
+        spent = statistics.median(spent)
+        losses = first_losses(data, settings | dict(precision=how[1]), how[0], steps)
+        difference = max(abs(a - b) for a, b in zip(losses, expected))
+        rows.append([
+            name, *how, f"{1e3 * spent:.1f}", f"{size / spent:.0f}", f"{usual / spent:.2f}", f"{difference:.1e}",
+            f"{100 * size * operations / spent / product:.0f}", f"{100 * size * moved / spent / bandwidth:.0f}",
+            f"{begun[how]:.1f}", "" if peaks[how] is None else f"{peaks[how]:.0f}",
+        ])  # fmt: skip
+    return rows, {how: statistics.median(spent) / size for how, spent in ours.items()}
+
+
+HEADER = ["model", "engine", "precision", "ms/step", "segments/s", "ratio", "loss difference", "% of product rate",
+          "% of bandwidth", "start s", "peak MB"]  # fmt: skip
+
+
+def growth(options, name):
+    """Seconds per epoch against folds at once, batch size and segments."""
+    settings, device = settings_of(name), options.device
+    kind = engine.choose_engine("auto", device)
+    front_end, size = features.FrontEnd(**settings["front_end"]), settings["batch_size"]
+    steps, rows = max(2, options.steps // 2), []
+    for folds, batch, count in (
+        *((folds, size, steps * size) for folds in ((1, 2, 4, 10) if device == "cuda" else (1, 2))),
+        *((1, part, steps * size) for part in (size // 4, size * 2)),
+        *((1, size, times * steps * size) for times in (2, 4)),
+    ):
+        spent, _, _ = our_loop(noise(front_end, count, device), settings | dict(batch_size=batch), kind, folds)
+        epoch = spent * -(-count // batch)
+        rows.append([name, folds, batch, count, f"{epoch:.2f}", f"{1e6 * epoch / folds / count:.0f}"])
+    return rows
 
 
 def saving(name, device):
-    """Milliseconds (median) in which train.py saves the state of a fold in training, and the state's MB."""
-    recipe = train.RECIPES[name]
-    segments, labels = segments_of_noise(features.FRONT_ENDS[recipe.front_end], recipe.batch_size, device)
-    each = np.arange(len(segments))
-    data = engine.Data(
-        SimpleNamespace(classes=range(CLASSES)), SimpleNamespace(counts=np.ones_like(each)), segments, labels,
-        torch.from_numpy(each).to(device),
-    )  # fmt: skip
-    settings = dict(
-        model=name, seed=0, front_end=asdict(features.FRONT_ENDS[recipe.front_end]), normalization="none",
-        epochs=1, batch_size=recipe.batch_size, lr=recipe.lr, precision="float32",
-    )  # fmt: skip
+    """Seconds (median) in which train.py saves the state of a fold in training, and the state's MB."""
+    settings = settings_of(name)
     run = train.FoldRun.__new__(train.FoldRun)  # without a folder
-    run.job, run.data = train.Job(Path(), None, each, [], settings, []), data
-    run.start(engine.choose_engine("auto", device))
+    run.data = noise(features.FrontEnd(**settings["front_end"]), settings["batch_size"], device)
+    run.job, run.config = train.Job(Path(), None, range(len(run.data.labels)), [], settings, []), {}
+    run.start("eager")
     run.training.begin_epoch(), run.training.end_epoch()
-    times = []
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "state.pt"
-        for _ in range(7):
-            start = time.perf_counter()
-            run.save(path)
-            times.append(1e3 * (time.perf_counter() - start))
-        return statistics.median(times), path.stat().st_size / 2**20
+        path = Path(folder) / results.STATE
+        return timed(lambda: run.save(path), device), path.stat().st_size / 2**20
+
+
+def price(name, seconds):
+    """Hours of all folds of a database at the paper's settings, one seed."""
+    recipe = train.RECIPES[name]
+    cells = []
+    for counts, folds in DATABASES.values():
+        seen = counts[recipe.front_end] * (folds - 1) * recipe.epochs
+        cells.append(f"{seen * seconds / 3600:.2f}")
+    return cells
 
 
 def peak_memory(segments):
@@ -178,10 +310,44 @@ def peak_memory(segments):
 
 def train_and_tell_peak(number):
     features.keep_freed_memory()
-    recipe = train.RECIPES["tft"]
-    segments, labels = segments_of_noise(features.FRONT_ENDS["tft"], number, "cpu")
-    our_loop("tft", segments[: 3 * recipe.batch_size], labels, recipe, "cpu")
+    settings = settings_of("tft")
+    data = noise(features.FRONT_ENDS["tft"], number, "cpu")
+    run = engine.Training(data, settings, range(number))
+    for _ in range(3):
+        run.step(settings["batch_size"])
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def report(options):
+    """Yield the parts of the report, as they are measured."""
+    device = options.device
+    chip = torch.cuda.get_device_name() if device == "cuda" else f"{options.chip}, {torch.get_num_threads()} threads"
+    yield f"# Training speed on {chip}\n"
+    told = f"Python {platform.python_version()}, torch {torch.__version__}, NumPy {np.__version__}"
+    command = " ".join(["python benchmarks/speed.py", *sys.argv[1:]])
+    yield f"{told}, {time.strftime('%Y-%m-%d')}; `{command}`" + ("; --deterministic" if options.deterministic else "")
+    product, bandwidth = ceilings(device)
+    yield f"Large float32 product: {product / 1e12:.2f} TFLOP/s; large copy: {bandwidth / 1e9:.0f} GB/s.\n"
+    rows, best = [], {}
+    for name in options.model:
+        more, seconds = compare(options, name, product, bandwidth)
+        rows, best[name] = rows + more, seconds
+    yield table(HEADER, rows)
+    yield "What an epoch costs against folds at once, batch size and segments, by the default engine in float32:\n"
+    rows = [row for name in options.model for row in growth(options, name)]
+    yield table(["model", "folds", "batch", "segments", "s per epoch", "µs per fold and segment"], rows)
+    every = train.Config().save_every
+    yield f"Saving the state of a fold, once in {every:.0f} s:\n"
+    costs = {name: saving(name, device) for name in options.model}
+    rows = [[name, f"{size:.1f}", f"{1e3 * s:.0f}", f"{100 * s / every:.2f}"] for name, (s, size) in costs.items()]
+    yield table(["model", "MB", "ms", "% of the time"], rows)
+    yield "Hours of all folds at the paper's settings, one seed (ATFNN: 100 epochs):\n"
+    rows = [[name, *how, *price(name, s)] for name in options.model for how, s in best[name].items()]
+    yield table(["model", "engine", "precision", *DATABASES], rows)
+    if device == "cpu":
+        yield "Peak memory of a process that trains TFT:\n"
+        rows = [[n, f"{n * 80 * 80 * 4 / 2**20:.0f}", f"{peak_memory(n):.0f}"] for n in MEMORY_SEGMENTS]
+        yield table(["segments", "MB of features", "MB at the peak"], rows)
 
 
 def main():
@@ -189,34 +355,25 @@ def main():
     parser.add_argument("--model", nargs="+", default=["tft", "atfnn"], choices=list(train.RECIPES))
     parser.add_argument("--steps", type=int, default=6, help="timed steps of a run")
     parser.add_argument("--repeats", type=int, default=2, help="runs of each loop, in turn")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--deterministic", action="store_true", help="as the option of train.py")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--deterministic", action="store_true", help="our loop as with that option of train.py")
+    parser.add_argument("--chip", default=platform.processor() or platform.machine(), help="name of the processor")
+    parser.add_argument("--out", type=Path, help="file to write (default: benchmarks/results/speed-<device>.md)")
     parser.add_argument("--peak-of", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peak_of:
         return train_and_tell_peak(options.peak_of)
-    if options.deterministic:
-        engine.prepare(options.device, deterministic=True)
-    chip = torch.cuda.get_device_name() if options.device == "cuda" else f"{torch.get_num_threads()} CPU threads"
-    print(f"{chip}, torch {torch.__version__}, float32, medians of {options.steps * options.repeats} steps")
-    print(f"{'model':8} {'batch':>5} {'plain ms':>9} {'ours ms':>9} {'ratio':>6} {'loss difference':>16}")
-    for name in options.model:
-        plain, ours, difference = compare(name, options.steps, options.repeats, options.device)
-        print(
-            f"{name:8} {train.RECIPES[name].batch_size:5} {plain:9.0f} {ours:9.0f} {plain / ours:6.2f}"
-            f" {difference:16.1e}",
-            flush=True,
-        )
-    every = train.Config().save_every
-    print(f"\n{'model':8} {'state MB':>8} {'saving ms':>9} {f'% of {every:.0f} s':>9}")
-    for name in options.model:
-        spent, size = saving(name, options.device)
-        print(f"{name:8} {size:8.1f} {spent:9.0f} {spent / every / 10:9.2f}", flush=True)
-    if options.device == "cpu":
-        print(f"\n{'segments':>8} {'features MB':>12} {'peak MB':>8} {'rest MB':>8}")
-        for number in MEMORY_SEGMENTS:
-            held, peak = number * 80 * 80 * 4 / 2**20, peak_memory(number)
-            print(f"{number:8} {held:12.0f} {peak:8.0f} {peak - held:8.0f}", flush=True)
+    options.device = engine.choose_device(options.device)
+    engine.prepare(options.device, options.deterministic)
+    parts = []
+    for part in report(options):
+        print(part, flush=True)
+        parts.append(part + "\n")
+    name = torch.cuda.get_device_name() if options.device == "cuda" else options.chip
+    name = re.sub(r"\W+", "-", name.lower()).strip("-") + ("-deterministic" if options.deterministic else "")
+    out = options.out or Path(__file__).with_name("results") / f"speed-{name}.md"
+    results.write_text(out, "".join(parts))
+    print(f"written to {out}")
 
 
 if __name__ == "__main__":
