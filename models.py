@@ -69,7 +69,8 @@ class ConvEncoder(nn.Module):
         y = folded_convolution(x, conv, norm)  # (b, 1, f, d) -> (b, c, ...)
         for layer in rest:
             y = layer(y)
-        return y.mean(1)  # -> (b, ...)
+        # the mean over the channels as a product, whose gradient lies in memory as the channels do
+        return y.permute(0, 2, 3, 1) @ y.new_full((y.shape[1],), 1 / y.shape[1])  # -> (b, ...)
 
 
 class TransformerEncoder(nn.Module):
