@@ -156,9 +156,8 @@ class Training:
         device, classes = data.segments.device, len(data.database.classes)
         front_end = features.FrontEnd(**settings["front_end"])
         self.model = make_model(settings["model"], classes, settings["seed"], front_end, device)
-        self.optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=settings["lr"], fused=True, capturable=engine == "graph"
-        )
+        on_gpu = device.type == "cuda"
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=settings["lr"], fused=True, capturable=on_gpu)
         self.segments = data.segments_of(fit)
         self.standard = standardization(data, settings["normalization"], self.segments)
         self.epoch = 0
@@ -171,7 +170,7 @@ class Training:
         self.losses = torch.zeros(len(self.sizes), device=device)
         self.graphs = {}  # engine graph: size of a step -> its recording
         self.stream = None
-        if device.type == "cuda":
+        if on_gpu:
             torch.cuda.synchronize()  # the data were queued on another stream
             self.stream = torch.cuda.Stream()
 

@@ -1,5 +1,6 @@
 """What training computes, epoch by epoch; and that it goes on, shares folds and stops as it should."""
 
+import copy
 import hashlib
 import io
 import os
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -402,6 +404,57 @@ def test_processes_on_one_folder_share_the_folds(manifest, tmp_path):
             assert outcome(folder_of(tmp_path / "shared", seed=seed, number=number)) == outcome(
                 folder_of(tmp_path / "alone", seed=seed, number=number)
             )
+
+
+@pytest.mark.parametrize("saved_after", [0, 1])
+def test_recorded_steps_are_the_steps_of_eager(saved_after, manifest, monkeypatch):
+    """Without a GPU, a recording that computes nothing and a replay that runs the step stand in for CUDA's."""
+    step, recording = engine.Training.step, []
+
+    class Graph:
+        def replay(self):
+            step(self.training, self.size)
+
+    class Record:
+        def __init__(self, graph, stream):
+            self.graph = graph
+
+        def __enter__(self):
+            recording.append(self.graph)
+
+        def __exit__(self, *error):
+            recording.clear()
+
+    def spied(self, size):
+        if recording:
+            recording[0].training, recording[0].size = self, size
+        else:
+            step(self, size)
+
+    monkeypatch.setattr(engine.Training, "step", spied)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", Record)
+    database = protocols.open_database(str(manifest))
+    data = engine.to_device(database, train.hear(database, "tft"), "cpu")
+    settings = dict(
+        model="tft-t+f", seed=0, lr=0.001, batch_size=24, normalization="fold", precision="float32",
+        front_end=asdict(features.FRONT_ENDS["tft"]),
+    )  # fmt: skip
+    told = []
+    for kind in ("eager", "graph"):
+        training = engine.Training(data, settings, range(20))
+        for _ in range(saved_after):
+            training.begin_epoch(), training.end_epoch()
+        state = copy.deepcopy(training.state())
+        training = engine.Training(data, settings, range(20), kind)
+        training.restore(state)
+        losses = []
+        for _ in range(2):
+            training.begin_epoch()
+            losses.append(training.end_epoch())
+        assert len(set(training.sizes)) == 2 and len(training.graphs) == (2 if kind == "graph" else 0)
+        told.append((losses, [value.numpy().tobytes() for value in training.model.state_dict().values()]))
+    assert told[0] == told[1]
 
 
 @pytest.mark.parametrize(
