@@ -22,12 +22,14 @@ import fcntl
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import socket
 import sys
 import warnings
 import zipfile
+import zlib
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -50,6 +52,10 @@ class RunError(ValueError):
 
 
 DAMAGED = (RuntimeError, ValueError, KeyError, TypeError, AttributeError)  # what contents of the wrong kind end in
+UNREADABLE = (
+    *DAMAGED, OSError, EOFError, LookupError, MemoryError, OverflowError, SyntaxError,
+    csv.Error, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 @contextmanager
@@ -263,13 +269,24 @@ def index_path(runs, database, digest):
     return Path(runs) / database / f"utterances-{digest}.csv"
 
 
+def damaged(path, error):
+    """The RunError of a file that cannot be read, in one line whatever the error says."""
+    reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:100] or type(error).__name__
+    return RunError(f"{path}: is missing or damaged ({reason}); remove its folder and repeat the training command")
+
+
+def read_json(path):
+    """What write_json wrote; an error of UNREADABLE where it is something else."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
 def read_marker(folder):
     """The marker of completion, or None where there is none or the files are not what it says."""
     try:
-        marker = json.loads((folder / MARKER).read_text())
+        marker = read_json(folder / MARKER)
         sound = all(_sha256(folder / name) == digest for name, digest in marker["files"].items())
         return marker if sound and SEALED <= set(marker["files"]) else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except UNREADABLE:
         return None
 
 
@@ -279,25 +296,76 @@ def is_done(folder):
 
 
 def read_config(folder):
+    """A fold's config.json; that it is a dictionary is all that is known."""
     path = folder / "config.json"
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        raise RunError(f"{path}: is missing or damaged; remove the folder and repeat the training command") from None
+        config = read_json(path)
+        check_kind(config, {}, "it")
+    except UNREADABLE as error:
+        raise damaged(path, error) from None
+    return config
+
+
+CONFIG = dict(  # what tables, figures and the audit rely on, by kind; see check_kind
+    settings=dict(
+        model=str, protocol=str, track=str, seed=int, fold=int, fold_name=str, epochs=int,
+        utterances=str, recordings=str,
+    ),
+    deviations=[str],
+    folds_total=int,
+    database=dict(
+        name=str, classes=[str], counts={str: int}, speakers=[str], utterances=int, seconds=float, partial=bool
+    ),
+    train_speakers=[str],
+    test_speakers=[str],
+    test=[str],
+    code={str: str},
+)  # fmt: skip
+
+
+def check_kind(value, kind, name):
+    """ValueError where a value of JSON is of another kind: a type, [kind], {name: kind}, or {str: kind} of any names."""
+    wanted = kind if isinstance(kind, type) else type(kind)
+    if type(value) is not wanted and not (wanted is float and type(value) is int):
+        raise ValueError(f"{name} is {value!r:.40}")
+    if wanted is float and not math.isfinite(value):
+        raise ValueError(f"{name} is {value}")
+    if wanted is str:
+        value.encode()  # half a character, which JSON can hold, cannot be printed
+    if wanted is list:
+        for one in value:
+            check_kind(one, kind[0], f"one of {name}")
+    if wanted is dict:
+        for key, part in (dict.fromkeys(value, kind[str]) if str in kind else kind).items():
+            if key not in value:
+                raise ValueError(f"{name} lacks {key}")
+            check_kind(value[key], part, key)
+
+
+def read_checked_config(folder):
+    """config.json with all of CONFIG in it."""
+    config = read_config(folder)
+    try:
+        check_kind(config, CONFIG, "it")
+        classes = config["database"]["classes"]
+        if len(set(classes)) < max(2, len(classes)):
+            raise ValueError("classes are not two names or more")
+        if config["folds_total"] < 2:
+            raise ValueError("folds_total is less than 2")
+    except UNREADABLE as error:
+        raise damaged(folder / "config.json", error) from None
+    return config
 
 
 def read_fold(folder):
     """Configuration and predictions of a finished fold."""
-    config = read_config(folder)
-    path = folder / "predictions.csv"
+    config = read_checked_config(folder)
+    path, classes = folder / "predictions.csv", config["database"]["classes"]
     try:
-        classes = config["database"]["classes"]
         with open(path, newline="", encoding="utf-8") as file:
             header, *rows = csv.reader(file)
-        if header[3:] != classes:
-            raise ValueError("other classes")
-        if config["folds_total"] < 2 or not {"deviations", "code"} <= set(config):
-            raise ValueError("a configuration that lacks something")
+        if header != ["utterance", "speaker", "emotion", *classes]:
+            raise ValueError("other columns or classes")
         ids = [row[0] for row in rows]
         speakers = np.array([row[1] for row in rows])
         labels = np.array([classes.index(row[2]) for row in rows])
@@ -306,24 +374,33 @@ def read_fold(folder):
             raise ValueError("other utterances")
         if not np.isfinite(scores).all():
             raise ValueError("scores that are not finite")
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise RunError(
-            f"{path}: is missing or damaged ({error}); remove its folder and repeat the training command"
-        ) from None
+    except UNREADABLE as error:
+        raise damaged(path, error) from None
     return FoldResult(folder, config, ids, speakers, labels, scores)
 
 
 def read_epochs(folder):
     """Scores by epoch as saved in epochs.npz: epochs (E,), scores (E, n, K), and for the validation track
-    validation (E, m, K) and validation_labels (m,)."""
-    path = folder / "epochs.npz"
+    validation (E, m, K) and validation_labels (m,). n, K: utterances and classes that config.json tells."""
+    config = read_checked_config(folder)
+    classes, path = len(config["database"]["classes"]), folder / "epochs.npz"
     try:
         with np.load(path, allow_pickle=False) as file:
-            return dict(file)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise RunError(
-            f"{path}: is missing or damaged ({error}); remove its folder and repeat the training command"
-        ) from None
+            kept = dict(file)
+        epochs, labels = kept["epochs"], kept.get("validation_labels", np.array([0]))
+        shapes = dict(epochs=(len(epochs),), scores=(len(epochs), len(config["test"]), classes))
+        if config["settings"]["track"] == "validation" or "validation" in kept:
+            shapes.update(validation=(len(epochs), len(labels), classes), validation_labels=(len(labels),))
+        for name, shape in shapes.items():
+            if kept[name].shape != shape or not np.isfinite(kept[name]).all():
+                raise ValueError(f"{name} of shape {kept[name].shape}, not {shape}, or not finite")
+        if not len(epochs) or epochs.dtype.kind not in "iu":
+            raise ValueError("no epochs")
+        if labels.dtype.kind not in "iu" or not set(labels.tolist()) <= set(range(classes)) or not len(labels):
+            raise ValueError("validation_labels of no classes")
+    except UNREADABLE as error:
+        raise damaged(path, error) from None
+    return kept
 
 
 def read_checkpoint(path):
@@ -337,7 +414,7 @@ def read_checkpoint(path):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(checkpoint, dict):
             raise ValueError("no dictionary")
-    except (*DAMAGED, OSError, EOFError, pickle.UnpicklingError):
+    except (*UNREADABLE, pickle.UnpicklingError):
         raise RunError(
             f"{path}: is missing, damaged, or holds more than weights and settings; remove its folder and repeat the training command"
         ) from None
