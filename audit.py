@@ -1,264 +1,415 @@
-"""Prove results from their saved files alone; `python evaluate.py --audit` prints what this finds.
+"""Check results from their saved files alone; `python evaluate.py --audit` prints what this finds.
 
-It is written apart from the evaluator and shares as little as it can with it: scores are read and counted in
-plain Python here, so that a mistake in either shows as a difference. For each run (database, model, protocol,
-track, seed) it checks that
+It proves that what the runs recorded of themselves is whole and agrees: with the index of utterances, with the
+rules that README.md states, and with the figures of the tables. It cannot prove that the recorded scores are those
+of the recordings; only repeating the training can. For each fold it checks that
 
 - every file is the one that the marker of completion sealed, and lies in the folder that its settings name;
-- the index of utterances has the digest that the settings tell, and the predictions its labels and speakers;
-- every utterance is predicted exactly once over the folds, and all folds are there;
-- no tested speaker was trained on, held out or part of the statistics;
-- the scores are those of one epoch: the last, or for the validation track the best on the held-out speakers;
-- the checkpoint tells the settings, classes and epoch of its fold, and holds weights alone;
-- the folds share settings, recordings and database, and record their code;
-- WAR and UAR, counted again, are the evaluator's.
+- the index of utterances has the digest that the settings tell, and the fold tests one speaker (or session) of it;
+- no tested speaker was trained on, held out or part of the statistics, and who is held out follows the rule;
+- what is told of the database, and the deviations from the paper, are what the index and the settings give;
+- the evaluated epochs are all that were due, and the scores are those of one of them: the last, or for the
+  validation track the best on the held-out speakers;
+- the log tells a finite loss of every epoch, and the checkpoint is a model of that epoch, fold and settings;
+
+for each run that all folds are there, and that WAR and UAR, counted again, are the evaluator's; and for the seeds
+of a row that they share settings, recordings, database and code, and are not copies of each other.
+
+Shared with the evaluator are the readers of `results.py`, which refuse a damaged file, the choice of the best
+epoch, and for checkpoints the reader of `predict.py`. Folds, the rule of holding out, the counts of a database and
+the figures are made here anew, in plain Python, so that a mistake in either shows as a difference. A saved table is
+compared with the one that the evaluator makes again.
 """
 
 import csv
 import hashlib
 import json
 import math
+import re
+from collections import Counter
+from contextlib import suppress
+from dataclasses import asdict
+from itertools import product
 
 import numpy as np
 
+import features
+import protocols
 import results
-from protocols import digest_of
 
 PER_CENT = 1e-9  # agreement of two ways to count the same
-FIGURES = (
-    "war", "uar", "war_std", "uar_std", "war_speakers", "uar_speakers", "war_utterances", "uar_utterances",
-    "fold_war", "fold_uar", "folds_done", "folds_total", "seeds", "utterances", "confusion", "classes", "partial",
-)  # fmt: skip
 ROUNDING = 0.005  # of a figure printed with two decimals
+CODE = {"features.py", "protocols.py", "models.py", "engine.py", "train.py"}  # what scores depend on
+HELD_OUT = 5  # README: one training speaker of five is held out
+ODD = (results.RunError, *results.UNREADABLE)
 
 
 def check_runs(runs, figures):
     """Yield (line, is a fault) for every run below `runs`.
 
-    `figures(database, model, protocol, track, seeds)` gives the evaluator's summary of a run.
+    `figures(database, model, protocol, track, seeds)` gives the evaluator's summary of a run, or of all with None.
     """
-    rows = {}
+    rows = {}  # (database, model, protocol, track) -> seed -> fold number -> folder
     for track in ("last", "validation"):
         for database, model, protocol, seed, number, folder in results.find_folds(runs, track):
-            rows.setdefault((database, model, protocol, track, seed), {})[number] = folder
+            rows.setdefault((database, model, protocol, track), {}).setdefault(seed, {})[number] = folder
     if not rows:
         yield f"{runs}: holds no runs", True
-    for key, folders in sorted(rows.items()):
-        name = "{} {} {} {} seed {}".format(*key)
-        faults = list(check_row(runs, key, folders, figures))
-        for fault in faults:
-            yield f"FAULT {name}: {fault}", True
-        if not faults:
-            yield f"ok    {name}: {len(folders)} folds", False
+    for key, seeds in sorted(rows.items()):
+        sound = {}  # seed -> [FoldResult]
+        for seed, folders in sorted(seeds.items()):
+            name, sound[seed] = "{} {} {} {} seed {}".format(*key, seed), []
+            faults = list(check_run(runs, (*key, seed), folders, figures, sound[seed]))
+            yield from ((f"FAULT {name}: {fault}", True) for fault in faults)
+            if not faults:
+                yield f"ok    {name}: {len(folders)} folds", False
+        for fault in check_row(key, sound, figures):
+            yield f"FAULT {' '.join(key)}: {fault}", True
 
 
-def check_row(runs, key, folders, figures):
-    """Faults of one run: {fold number: folder}."""
-    database, model, protocol, track, seed = key
-    predicted, first, sound = {}, None, True
+def check_run(runs, key, folders, figures, sound):
+    """Faults of one run: {fold number: folder}. Folds without any are added to `sound`."""
     for number, folder in sorted(folders.items()):
-        faults = list(check_fold(runs, key, number, folder))
+        faults = list(check_fold(runs, (*key, number), folder))
         yield from faults
-        if faults:
-            sound = False
-            continue
-        fold = results.read_fold(folder)
-        first = first or fold
-        for name, value in fold.config["settings"].items():
-            if (name not in results.FOLD_SETTINGS or name == "seed") and value != first.config["settings"][name]:
-                yield f"{folder}: {name} is not that of {first.folder}"
-                sound = False
-        if fold.config["code"] != first.config["code"]:
-            yield f"{folder}: was trained by another version of the code than {first.folder}"
-            sound = False
-        for utterance, row in read_rows(folder).items():
-            if utterance in predicted:
-                yield f"{folder}: predicts {utterance}, as another fold does"
-                sound = False
-            predicted[utterance] = row
-    if not sound or first is None:
+        if not faults:
+            sound.append(results.read_fold(folder))
+    if len(sound) < len(folders):
         return
-    total = first.config["folds_total"]
-    missing = sorted(set(range(1, total + 1)) ^ set(folders))
-    if missing:
-        yield f"{folders[min(folders)].parent}: {len(folders)}/{total} folds, fold {missing[0]} is missing or too many"
+    config, place = sound[0].config, sound[0].folder.parent
+    if missing := sorted(set(range(1, config["folds_total"] + 1)) - set(folders)):
+        yield f"{place}: {len(folders)}/{config['folds_total']} folds, fold {missing[0]} is missing"
         return
-    index = read_index(runs, database, first.config["settings"]["utterances"])
-    if set(index) != set(predicted):
-        odd = sorted(set(index) ^ set(predicted))[0]
-        yield f"{folders[1].parent}: {odd} is in the predictions or the database alone"
-        return
-    war, uar = count(predicted.values(), first.config["database"]["classes"])
-    ours = figures(database, model, protocol, track, [seed])
+    war, uar = count((row for fold in sound for row in read_rows(fold.folder)), config["database"]["classes"])
+    ours = None
+    with suppress(results.RunError):  # told below, of all seeds
+        ours = figures(*key[:4], [key[4]])
     if ours is None or abs(ours.war - war) > PER_CENT or abs(ours.uar - uar) > PER_CENT:
-        yield f"{folders[1].parent}: WAR {war:.4f} and UAR {uar:.4f} are not the table's"
+        yield f"{place}: WAR {war:.4f} and UAR {uar:.4f} are not the table's"
 
 
-def check_fold(runs, key, number, folder):
-    """Faults of one fold; the first that makes others meaningless ends the list."""
+def check_row(key, sound, figures):
+    """Faults of the seeds of a row beside each other: {seed: [FoldResult]}, without the folds that are faulty."""
+    folds = [fold for seed in sound for fold in sound[seed]]
+    for fold in folds[1:]:
+        first, told = shared(folds[0].config), shared(fold.config)
+        for name in first | told:
+            if first.get(name) != told.get(name):
+                yield f"{fold.folder}: {name} is not that of {folds[0].folder}"
+    copies = {}
+    for seed, its_folds in sound.items():
+        content = tuple((fold.config["settings"]["fold"], fold.scores.tobytes()) for fold in its_folds)
+        if content and (other := copies.setdefault(content, seed)) != seed:
+            yield f"{its_folds[0].folder.parent}: has the very scores of seed {other}"
     try:
-        marker = json.loads((folder / results.MARKER).read_text())
-        for name, digest in marker["files"].items():
+        figures(*key, None)
+    except results.RunError as error:
+        yield f"the evaluator refuses it: {error}"
+
+
+def shared(config):
+    """What all folds of a row have in common."""
+    settings = {name: value for name, value in config["settings"].items() if name not in results.FOLD_SETTINGS}
+    return dict(settings, **{name: config[name] for name in ("code", "database", "folds_total")})
+
+
+# ------------------------------------------------------------------------------------------- one fold
+
+
+def check_fold(runs, place, folder):
+    """Faults of one fold; one that makes others meaningless ends the list.
+
+    `place`: database, model, protocol, track, seed and number, as the folder's path tells them.
+    """
+    try:
+        marker = results.read_json(folder / results.MARKER)
+        files, epoch, trained_on = marker["files"], marker["epoch"], set(marker["trained_on"])
+        for name, digest in files.items():
             if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
                 yield f"{folder / name}: is not the file that was finished"
                 return
-        epoch, trained_on = marker["epoch"], set(marker["trained_on"])
-        if missing := sorted(results.SEALED - set(marker["files"])):
-            yield f"{folder / missing[0]}: is not among the files that were finished"
-            return
     except FileNotFoundError as error:
         yield f"{error.filename}: is missing, the fold is not finished"
         return
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except ODD:
         yield f"{folder / results.MARKER}: is damaged"
+        return
+    if missing := sorted(results.SEALED - set(files)):
+        yield f"{folder / missing[0]}: is not among the files that were finished"
         return
     try:
         fold = results.read_fold(folder)
-        settings, kept = fold.config["settings"], results.read_epochs(folder)
-        index = read_index(runs, key[0], settings["utterances"])
-        rows = read_rows(folder)
-        yield from compare_fold(key, number, fold, epoch, trained_on, kept, index, rows)
+        settings = fold.config["settings"]
+        told = (
+            fold.config["database"]["name"],
+            *(settings[name] for name in ("model", "protocol", "track", "seed", "fold")),
+        )
+        if told != place:
+            yield f"{folder}: holds {told}, its place says {place}"
+            return
+        index = read_index(runs, place[0], settings["utterances"])
+        yield from compare_database(fold, index)
+        yield from compare_speakers(fold, index, trained_on)
+        yield from compare_settings(fold)
+        yield from compare_log(fold)
+        yield from compare_scores(fold, index, epoch)
         yield from compare_checkpoint(fold, epoch)
     except results.RunError as error:
         yield str(error)
-    except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
-        yield f"{folder / 'config.json'}: lacks what the audit needs ({error!r})"
+    except results.UNREADABLE as error:
+        yield f"{folder / 'config.json'}: lacks what the audit needs ({error!r:.200})"
 
 
-def compare_fold(key, number, fold, epoch, trained_on, kept, index, rows):
+def compare_database(fold, index):
+    """Is what is told of the database, its counts and whether it is whole, what the index gives?"""
+    told = fold.config["database"]
+    corpus, found = protocols.DATABASES.get(told["name"]), Counter(row["emotion"] for row in index)
+    sizes = Counter(row["speaker"] for row in index)
+    classes, partial = sorted(found), False
+    if corpus:
+        classes = [label for label in corpus.classes if label in found]
+        published = corpus.speaker_sizes or [sizes[name] for name in sorted(sizes)]
+        partial = found != Counter(corpus.classes) or len(sizes) != corpus.speakers
+        partial = partial or [sizes[name] for name in sorted(sizes)] != list(published)
+    given = dict(
+        language=corpus.language if corpus else "", classes=classes, counts={label: found[label] for label in classes},
+        speakers=sorted(sizes), utterances=len(index), partial=partial,
+    )  # fmt: skip
+    for name, value in given.items():
+        if told[name] != value:
+            yield f"{fold.folder / 'config.json'}: {name} is {told[name]}, the index gives {value}"
+
+
+def compare_speakers(fold, index, trained_on):
+    """Does the fold test one speaker or session, and keep it apart from those trained on and held out?"""
     folder, config, settings = fold.folder, fold.config, fold.config["settings"]
-    database, model, protocol, track, seed = key
-    told = (
-        config["database"]["name"],
-        settings["model"],
-        settings["protocol"],
-        settings["track"],
-        settings["seed"],
-        settings["fold"],
-    )
-    if told != (*key, number):
-        yield f"{folder}: holds {told}, its place says {(*key, number)}"
-    if index is None:
-        path = results.index_path(folder.parents[4], database, settings["utterances"])
-        yield f"{path}: is missing, or is not the database that was trained on"
+    protocol, speakers = settings["protocol"], {row["speaker"] for row in index}
+    if protocol not in protocols.PROTOCOLS:
+        yield f"{folder}: {protocol} is no protocol"
         return
-    for utterance, row in rows.items():
-        if index.get(utterance) != (row["emotion"], row["speaker"]):
-            yield f"{folder / 'predictions.csv'}: emotion or speaker of {utterance} is not the database's"
+    groups = sorted({row[protocol] for row in index}, key=natural)
+    if config["folds_total"] != len(groups) or settings["fold_name"] != dict(enumerate(groups, 1)).get(
+        settings["fold"]
+    ):
+        yield f"{folder / 'config.json'}: fold {settings['fold']} of {config['folds_total']} is not {protocol} {settings['fold_name']} of the index"
+        return
+    due = [row for row in index if row[protocol] == settings["fold_name"]]
+    if odd := sorted((Counter(fold.ids) - Counter(row["utterance"] for row in due)).elements()):
+        yield f"{folder / 'predictions.csv'}: predicts {odd[0]} twice, or it is not of {protocol} {settings['fold_name']}"
+        return
+    if fold.ids != [row["utterance"] for row in due]:
+        odd = [row["utterance"] for row in due if row["utterance"] not in fold.ids]
+        yield f"{folder / 'predictions.csv'}: " + (f"lacks {odd[0]}" if odd else "is not in the order of the index")
+        return
+    for row, emotion, speaker in zip(due, fold.labels, fold.speakers):
+        if (row["emotion"], row["speaker"]) != (config["database"]["classes"][emotion], speaker):
+            yield f"{folder / 'predictions.csv'}: emotion or speaker of {row['utterance']} is not the database's"
             return
-    if len(rows) < len(fold.ids):
-        yield f"{folder / 'predictions.csv'}: predicts an utterance twice"
-    tested = {row["speaker"] for row in rows.values()}
-    held = set(settings.get("held_out", ()))
+    tested, held = {row["speaker"] for row in due}, set(settings.get("held_out", ()))
     if tested != set(config["test_speakers"]) or trained_on != set(config["train_speakers"]):
         yield f"{folder / 'config.json'}: names other speakers than were tested or trained on"
     if both := sorted(tested & trained_on | tested & held | trained_on & held):
         yield f"{folder}: speaker {both[0]} is on both sides of the fold"
-    if {speaker for _, speaker in index.values()} != tested | trained_on | held:
+    if speakers != tested | trained_on | held:
         yield f"{folder}: a speaker of the database is neither trained on nor tested"
-    due = settings["epochs"]
-    if track == "validation":
-        due = int(kept["epochs"][results.best_epoch(kept["validation_labels"], kept["validation"])])
+    rule = held_by_rule(speakers, tested, settings["seed"]) if settings["track"] == "validation" else set()
+    if held != rule:
+        yield f"{folder / 'config.json'}: holds out {sorted(held)}, the rule says {sorted(rule)}"
+
+
+def held_by_rule(speakers, tested, seed):
+    """Of the speakers in a circle, those after the tested one: one in five, moved on by as many for each seed."""
+    circle = sorted(speakers, key=natural)
+    after = circle.index(max(tested, key=natural)) + 1
+    others = [name for name in circle[after:] + circle[:after] if name not in tested]
+    number = max(1, round(len(others) / HELD_OUT))
+    return {others[(seed * number + i) % len(others)] for i in range(number)}
+
+
+def compare_settings(fold):
+    """Are the deviations from the paper those of the settings, and is it told what code was run?"""
+    import train  # which imports the evaluator, and that this file
+
+    config, settings, path = fold.config, fold.config["settings"], fold.folder / "config.json"
+    recipe = train.RECIPES[settings["model"]]
+    usual = {name: getattr(recipe, name) for name in ("epochs", "batch_size", "lr")}
+    usual.update(normalization="fold", precision="float32")
+    due = [f"{name} {settings[name]} instead of {value}" for name, value in usual.items() if settings[name] != value]
+    if config["deviations"] != due:
+        yield f"{path}: tells the deviations {config['deviations']}, its settings give {due}"
+    if settings["front_end"] != asdict(features.FRONT_ENDS[recipe.front_end]):
+        yield f"{path}: front_end is not that of {settings['model']}"
+    versions = config["code"]
+    if not CODE <= set(versions) or not all(re.fullmatch("[0-9a-f]{16}", version) for version in versions.values()):
+        yield f"{path}: does not tell the code, 16 digits of each of {', '.join(sorted(CODE))}"
+    if not config["machine"]["torch"]:
+        yield f"{path}: does not tell the version of torch"
+
+
+def compare_log(fold):
+    """Does the log hold a finite loss of every epoch?"""
+    path, epochs = fold.folder / "log.csv", fold.config["settings"]["epochs"]
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            header, *rows = csv.reader(file)
+        sound = header == ["epoch", "loss", "seconds"] and all(len(row) == 3 for row in rows)
+        sound = sound and all(math.isfinite(float(value)) for row in rows for value in row)
+        sound = sound and len(rows) == epochs and [int(row[0]) for row in rows] == list(range(1, epochs + 1))
+    except results.UNREADABLE:
+        sound = False
+    if not sound:
+        yield f"{path}: does not tell a finite loss of each of {epochs} epochs"
+
+
+def compare_scores(fold, index, epoch):
+    """Are all epochs kept that were due, and are the predictions the scores of the right one?"""
+    folder, settings, kept = fold.folder, fold.config["settings"], results.read_epochs(fold.folder)
+    path, epochs, last = folder / "epochs.npz", kept["epochs"].tolist(), settings["epochs"]
+    every = settings["eval_every"]
+    before = range(every, last, every) if every else ()  # the last one
+    if len(epochs) != len(before) + 1 or epochs != [*before, last]:
+        yield f"{path}: holds {len(epochs)} epochs, not every {every}th up to {last} and the last"
+        return
+    due = last
+    if settings["track"] == "validation":
+        held, classes = set(settings["held_out"]), fold.config["database"]["classes"]
+        labels = [classes.index(row["emotion"]) for row in index if row["speaker"] in held]
+        if kept["validation_labels"].tolist() != labels:
+            yield f"{path}: validation_labels are not those of the held-out speakers' utterances"
+            return
+        due = epochs[results.best_epoch(kept["validation_labels"], kept["validation"])]
     if epoch != due:
         yield f"{folder}: its scores are of epoch {epoch}, not {due}"
-    elif not np.array_equal(kept["scores"][kept["epochs"].tolist().index(epoch)], fold.scores):
+    elif not np.array_equal(kept["scores"][epochs.index(epoch)], fold.scores):
         yield f"{folder / 'predictions.csv'}: is not the scores of epoch {epoch} in epochs.npz"
-    if not config["code"] or not config["machine"]["torch"]:
-        yield f"{folder / 'config.json'}: does not tell the code and versions"
 
 
 def compare_checkpoint(fold, epoch):
-    path = fold.folder / "checkpoint.pt"
+    """Is the checkpoint a model that can be used, of this fold and epoch?"""
+    import predict  # it and what it imports take a while, and import the evaluator
+
+    path, config = fold.folder / "checkpoint.pt", fold.config
+    predict.load_model(fold.folder, "cpu")
     checkpoint = results.read_checkpoint(path)
-    for name, told in (
-        ("settings", fold.config["settings"]),
-        ("classes", fold.config["database"]["classes"]),
-        ("epoch", epoch),
-    ):
-        if checkpoint.get(name) != told:
+    told = dict(settings=config["settings"], classes=config["database"]["classes"], epoch=epoch, code=config["code"])
+    for name, value in told.items():
+        try:
+            same = bool(checkpoint.get(name) == value)
+        except results.DAMAGED:  # tensors in place of numbers
+            same = False
+        if not same:
             yield f"{path}: is of other {name} than its fold"
 
 
 # --------------------------------------------------------------------------------------- plain reading
 
 
+def natural(name):
+    """Sort key: speaker 2 before speaker 10, and among equals as they are spelt."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)], name
+
+
 def read_rows(folder):
-    """utterance -> row of predictions.csv."""
+    """(emotion, scores as text) of each row of predictions.csv."""
     with open(folder / "predictions.csv", newline="", encoding="utf-8") as file:
-        return {row["utterance"]: row for row in csv.DictReader(file)}
+        return [(row[2], row[3:]) for row in csv.reader(file)][1:]
 
 
 def read_index(runs, database, digest):
-    """utterance -> (emotion, speaker), or None if the index is missing or its digest is another."""
+    """Rows of the index of utterances, by column; RunError where it is missing or its digest is another."""
+    path, columns = results.index_path(runs, database, digest), ("utterance", "emotion", "speaker", "session")
     try:
-        with open(results.index_path(runs, database, digest), newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        if digest_of((row["utterance"], row["emotion"], row["speaker"], row["session"]) for row in rows)[:16] != digest:
-            return None
-        return {row["utterance"]: (row["emotion"], row["speaker"]) for row in rows}
-    except (OSError, ValueError, KeyError):
-        return None
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file, strict=True))
+        if protocols.digest_of([row[name] for name in columns] for row in rows)[:16] == digest:
+            return rows
+    except results.UNREADABLE:
+        pass
+    raise results.RunError(
+        f"{path}: is missing, or is not the database that was trained on; remove it and repeat the training command, "
+        "which writes it again"
+    )
 
 
 def count(rows, classes):
     """WAR and UAR in per cent, one utterance at a time."""
     right, every = dict.fromkeys(classes, 0), dict.fromkeys(classes, 0)
-    for row in rows:
-        guess = max(classes, key=lambda label: float(row[label]))  # the first of equals, as argmax
-        every[row["emotion"]] += 1
-        right[row["emotion"]] += guess == row["emotion"]
+    for emotion, scores in rows:
+        guess = max(zip(classes, map(float, scores)), key=lambda one: one[1])[0]  # the first of equals, as argmax
+        every[emotion] += 1
+        right[emotion] += guess == emotion
     recalls = [right[label] / every[label] for label in classes if every[label]]
     return 100 * sum(right.values()) / sum(every.values()), 100 * sum(recalls) / len(recalls)
 
 
 # ------------------------------------------------------------------------------- tables and published figures
 
+TABLES = ("databases", "comparison", "ablation", "significance")
+BLOCK = ("table", "database", "protocol", "track", "first", "second")  # what rows that are made together share
+ROW = ("source", "method", "count")  # what tells them apart
 
-def check_table(path, figures, published):
-    """Yield a line for each figure of a table, saved with --format json, that the saved predictions do not give."""
+
+def check_table(path, again):
+    """Yield a line for each row of a table, saved with --format json, that the evaluator does not make again.
+
+    `again(table, database, protocol, track, seeds, models)` gives its rows; seeds: those asked for, or None for all.
+    """
     try:
-        with open(path, encoding="utf-8") as file:
-            rows = json.load(file)
-        rows = [row for row in rows if row["table"] in ("comparison", "ablation")]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        yield f"FAULT {path}: is no table saved with --format json ({error})"
+        rows, blocks = results.read_json(path), {}
+        for row in rows:
+            blocks.setdefault(tuple(None if row.get(name) is None else str(row[name]) for name in BLOCK), []).append(
+                row
+            )
+    except results.UNREADABLE as error:
+        yield f"FAULT {path}: is no table saved with --format json ({error!r:.100})"
         return
-    known = {(row["source"], row["database"], row["method"]): (row["war"], row["uar"]) for row in published}
-    yield from (f"FAULT {path}: {line}" for line in missing_rows(rows, published))
-    for row in rows:
-        place = f"FAULT {path}: {row.get('source')}, {row.get('database')}, {row.get('method')}"
-        told = (row.get("published_war"), row.get("published_uar"))
-        if told != known.get((row.get("source"), row.get("database"), row.get("method")), (None, None)):
-            yield f"{place}: published figures are not the paper's"
-        shown = row.get("war") is not None
-        if not (shown or row.get("model")):  # a method of others
+    if not rows:
+        yield f"FAULT {path}: holds no rows"
+    for (table, database, protocol, track, *models), told in blocks.items():
+        place = f"FAULT {path}: {table}, {database}" + (f", leaving one {protocol} out, {track}" if protocol else "")
+        ways = [(protocol, track)]
+        if table == "databases":  # they do not say of which runs
+            ways = product(protocols.PROTOCOLS, ("last", "validation"))
+        elif table not in TABLES or protocol not in protocols.PROTOCOLS or track not in results.TRACKS:
+            yield f"{place}: is no table of this suite"
             continue
-        place_of_run = [row.get(name) for name in ("database", "model", "protocol", "track", "seeds")]
-        seeds, names = place_of_run[-1], place_of_run[:-1]
-        named = all(isinstance(name, str) for name in names) and names[-1] in results.TRACKS
-        if not named or not (seeds and isinstance(seeds, list) if shown else seeds is None or isinstance(seeds, list)):
-            yield f"{place}: does not say which runs its figures are of"
-            continue
-        ours = figures(*place_of_run)
-        if ours is None and not shown:
-            continue
-        again = {} if ours is None else vars(ours)
-        for name in FIGURES:
-            if not agree(row.get(name), again.get(name)):
-                yield f"{place}: {name} is {row.get(name)}, the saved predictions give {again.get(name)}"
+        best = None
+        for way, seeds in product(ways, asked_seeds(told, rows)):
+            lines = list(differences(told, again(table, database, *way, seeds, models)))
+            best = lines if best is None or len(lines) < len(best) else best
+        yield from (f"{place}: {line}" for line in best)
 
 
-def missing_rows(rows, published):
-    """Yield a line for each method that a table of the papers holds and the saved one leaves out."""
-    columns = {}  # of one track: (table, source, database, protocol, track) -> methods
-    for row in rows:
-        key = tuple(str(row.get(name)) for name in ("table", "source", "database", "protocol", "track"))
-        columns.setdefault(key, set()).add(row.get("method"))
-    for (kind, source, database, _, track), methods in columns.items():
-        for row in published:
-            if (row["kind"], row["source"], row["database"]) == (kind, source, database):
-                if row["method"] not in methods:
-                    yield f"{source}, {database}, track {track}: lacks {row['method']}"
+def asked_seeds(told, rows):
+    """What the command that printed the rows `told` of a table may have asked for; None: all seeds that are there.
+
+    A method that is not run tells it. Where there is none, a table of the seeds that are shown is as good as one of all.
+    """
+    for row in told:
+        if row["table"] in ("comparison", "ablation") and row.get("war") is None:
+            return [row["seeds"] if are_seeds(row.get("seeds")) else None]
+    shown = [{seed for row in some if are_seeds(row.get("seeds")) for seed in row["seeds"]} for some in (told, rows)]
+    return [None, *(sorted(seeds) for seeds in shown if seeds)]
+
+
+def are_seeds(value):
+    return isinstance(value, list) and value != [] and all(type(seed) is int for seed in value)
+
+
+def differences(told, again):
+    """Yield a line for each row or figure of a table that is not that of the table made again."""
+    left = {tuple(str(row.get(name)) for name in ROW): row for row in json.loads(json.dumps(again))}
+    for row in told:
+        key = tuple(str(row.get(name)) for name in ROW)
+        shown, made = ", ".join(part for part in key if part != "None"), left.pop(key, None)
+        if made is None:
+            yield f"{shown}: is there twice, or not in the table of the saved predictions"
+            continue
+        for name in made | row:
+            if name not in row or name not in made or not agree(row[name], made[name]):
+                yield f"{shown}: {name} is {row.get(name)}, the saved predictions give {made.get(name)}"
+    for key in left:
+        yield f"lacks {', '.join(part for part in key if part != 'None')}"
 
 
 def agree(told, again):

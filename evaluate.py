@@ -20,6 +20,7 @@ import json
 import sys
 import textwrap
 from dataclasses import dataclass
+from functools import cache
 from itertools import combinations
 from pathlib import Path
 
@@ -181,13 +182,19 @@ def over_seeds(values):
 
 def paired_hits(by_seed, seeds):
     """Hits (seeds, N), labels (N,) and speaker numbers (N,), utterances in sorted order."""
-    rows = []
+    rows, first = [], None
     for seed in seeds:
         ids = np.concatenate([fold.ids for fold in by_seed[seed]])
         labels, speakers, scores = (
             np.concatenate([getattr(fold, name) for fold in by_seed[seed]]) for name in ("labels", "speakers", "scores")
         )
         order = np.argsort(ids)
+        told = (ids[order].tolist(), labels[order].tolist(), speakers[order].tolist())
+        if told != (first := first or told):
+            raise results.RunError(
+                f"{by_seed[seed][0].folder.parent}: tests other utterances than seed {seeds[0]}; "
+                "remove one of them and repeat its training command"
+            )
         rows.append((scores.argmax(1) == labels)[order])
     return np.array(rows), labels[order], np.unique(speakers[order], return_inverse=True)[1]
 
@@ -304,11 +311,12 @@ def significance_rows(models, databases, found, protocol, track):
                 continue
             for run in runs:
                 check_alike([fold for seed in seeds for fold in run[seed]])
-            seen = [run[seeds[0]][0].config["settings"]["utterances"] for run in runs]
-            if seen[0] != seen[1]:
-                raise results.RunError(
-                    f"{database}: {first} and {second} were run on other utterances; keep them in separate --runs"
-                )
+            for name in ("utterances", "recordings"):
+                one, other = (run[seeds[0]][0].config["settings"][name] for run in runs)
+                if one != other:
+                    raise results.RunError(
+                        f"{database}: {first} and {second} were run on other {name}; keep them in separate --runs"
+                    )
             (ours, _, speakers), (theirs, _, _) = (paired_hits(run, seeds) for run in runs)
             told = significance.compare(ours, theirs, speakers)
             winner = {"first": first, "second": second}.get(told.verdict)
@@ -553,6 +561,14 @@ def check_figure_options(options):
         raise protocols.UsageError(f"--track {options.track}: --figure {figure} takes {' or '.join(tracks)}")
 
 
+def check_audit_options(options):
+    """UsageError for an option that the audit would pass over."""
+    usual = vars(parse_command_line([]))
+    for name in ("table", "models", "track", "db", "protocol", "seed", "format"):
+        if options.audit is not None and getattr(options, name) != usual[name]:
+            raise protocols.UsageError(f"--{name}: the audit checks all that is there; leave it out")
+
+
 def choose_run(options):
     """Database and model of a figure: those named, or the only ones that were run."""
     folds = [fold for track in ("last", "validation") for fold in results.find_folds(options.runs, track)]
@@ -697,6 +713,20 @@ def choose_databases(options, ran):
     return [name]
 
 
+def summarize_all(found):
+    """(database, model) -> Summary, of what `collect` found."""
+    return {key: summary for key, by_seed in found.items() if (summary := summarize(by_seed))}
+
+
+def table_rows(table, databases, found, summaries, protocol, seeds, track, models):
+    """Rows of one table, of the runs that `collect` found."""
+    if table == "databases":
+        return database_rows(databases, found)
+    if table == SIGNIFICANCE:
+        return significance_rows(models, databases, found, protocol, track)
+    return figure_rows(table, databases, protocol, seeds, track, summaries)
+
+
 def make_rows(options):
     """Rows of the tables that the options name, and notes on what was not counted."""
     seeds = results.parse_seeds(options.seed) if options.seed else None
@@ -706,14 +736,11 @@ def make_rows(options):
     for track in results.TRACKS if options.track == "all" else [options.track]:
         found, notes = collect(options.runs, options.protocol, seeds, track, databases[0] if options.db else None)
         damaged += [note for note in notes if note not in damaged]
-        summaries = {key: summary for key, by_seed in found.items() if (summary := summarize(by_seed))}
+        summaries = summarize_all(found)
         for table in TABLES if options.table == "all" else [options.table]:
-            if table == SIGNIFICANCE:
-                rows += significance_rows(options.models, databases, found, options.protocol, track)
-            elif table != "databases":
-                rows += figure_rows(table, databases, options.protocol, seeds, track, summaries)
-            elif not any(row["table"] == table for row in rows):
-                rows += database_rows(databases, found)
+            if table != "databases" or not any(row["table"] == table for row in rows):
+                how = (options.protocol, seeds, track, options.models)
+                rows += table_rows(table, databases, found, summaries, *how)
     if not rows:
         raise protocols.UsageError(
             f"{options.runs}: has no results of {options.db} for this --protocol, --seed and --track"
@@ -724,6 +751,7 @@ def make_rows(options):
 def main(arguments=None):
     options = parse_command_line(arguments)
     check_figure_options(options)
+    check_audit_options(options)
     if options.runs is not None and not Path(options.runs).is_dir():
         raise protocols.UsageError(f"--runs {options.runs}: no such folder; name the one that train.py wrote")
     options.runs = options.runs or "runs"
@@ -742,23 +770,38 @@ def main(arguments=None):
         print(f"evaluate.py: {note}", file=sys.stderr)
 
 
+def rows_again(runs):
+    """What `audit.check_table` compares a saved table with: a function that makes the rows of a table anew."""
+
+    @cache
+    def read(database, protocol, track, seeds):
+        found, _ = collect(runs, protocol, seeds, track, database)
+        return found, summarize_all(found)
+
+    def again(table, database, protocol, track, seeds, models):
+        try:
+            found, summaries = read(database, protocol, track, seeds and tuple(seeds))
+            return table_rows(table, [database], found, summaries, protocol, seeds, track, models)
+        except (results.RunError, protocols.UsageError):  # what the evaluator refuses, no table can show
+            return []
+
+    return again
+
+
 def run_audit(options):
     """Print what the audit finds; exit 1 at any fault."""
-    published = read_published()
 
     def figures(database, model, protocol, track, seeds):
-        try:
-            found, _ = collect(options.runs, protocol, seeds, track, database, model)
-            return summarize(found.get((database, model), {}))
-        except results.RunError:  # what the evaluator refuses, no table can show
-            return None
+        found, _ = collect(options.runs, protocol, seeds, track, database, model)
+        return summarize(found.get((database, model), {}))
 
+    sys.stdout.reconfigure(errors="backslashreplace")  # a damaged file may hold anything
     found = list(audit.check_runs(options.runs, figures))
     if options.audit:
-        found += [(line, True) for line in audit.check_table(options.audit, figures, published)]
+        found += [(line, True) for line in audit.check_table(options.audit, rows_again(options.runs))]
     for line, _ in found:
         print(line)
-    print(*audit.fractions(published, protocols.DATABASES), sep="\n")
+    print(*audit.fractions(read_published(), protocols.DATABASES), sep="\n")
     faults = sum(is_fault for _, is_fault in found)
     print(f"{faults} faults in {options.runs}" if faults else f"no faults in {options.runs}")
     if faults:
