@@ -17,19 +17,17 @@ of a row that they share settings, recordings, database and code, and are not co
 
 Shared with the evaluator are the readers of `results.py`, which refuse a damaged file, the choice of the best
 epoch, and for checkpoints the reader of `predict.py`. Folds, the rule of holding out, the counts of a database and
-the figures are made here anew, in plain Python, so that a mistake in either shows as a difference. A saved table is
-compared with the one that the evaluator makes again.
+the figures are made here anew, in plain Python, so that a mistake in either shows as a difference. Saved tables are
+checked in `audit_table.py`.
 """
 
 import csv
 import hashlib
-import json
 import math
 import re
 from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict
-from itertools import product
 
 import numpy as np
 
@@ -188,14 +186,13 @@ def compare_speakers(fold, index, trained_on):
         yield f"{folder}: {protocol} is no protocol"
         return
     groups = sorted({row[protocol] for row in index}, key=natural)
-    if config["folds_total"] != len(groups) or settings["fold_name"] != dict(enumerate(groups, 1)).get(
-        settings["fold"]
-    ):
-        yield f"{folder / 'config.json'}: fold {settings['fold']} of {config['folds_total']} is not {protocol} {settings['fold_name']} of the index"
+    number, name, total = settings["fold"], settings["fold_name"], config["folds_total"]
+    if total != len(groups) or name != dict(enumerate(groups, 1)).get(number):
+        yield f"{folder / 'config.json'}: fold {number} of {total} is not {protocol} {name} of the index"
         return
-    due = [row for row in index if row[protocol] == settings["fold_name"]]
+    due = [row for row in index if row[protocol] == name]
     if odd := sorted((Counter(fold.ids) - Counter(row["utterance"] for row in due)).elements()):
-        yield f"{folder / 'predictions.csv'}: predicts {odd[0]} twice, or it is not of {protocol} {settings['fold_name']}"
+        yield f"{folder / 'predictions.csv'}: predicts {odd[0]} twice, or it is not of {protocol} {name}"
         return
     if fold.ids != [row["utterance"] for row in due]:
         odd = [row["utterance"] for row in due if row["utterance"] not in fold.ids]
@@ -342,83 +339,7 @@ def count(rows, classes):
     return 100 * sum(right.values()) / sum(every.values()), 100 * sum(recalls) / len(recalls)
 
 
-# ------------------------------------------------------------------------------- tables and published figures
-
-TABLES = ("databases", "comparison", "ablation", "significance")
-BLOCK = ("table", "database", "protocol", "track", "first", "second")  # what rows that are made together share
-ROW = ("source", "method", "count")  # what tells them apart
-
-
-def check_table(path, again):
-    """Yield a line for each row of a table, saved with --format json, that the evaluator does not make again.
-
-    `again(table, database, protocol, track, seeds, models)` gives its rows; seeds: those asked for, or None for all.
-    """
-    try:
-        rows, blocks = results.read_json(path), {}
-        for row in rows:
-            blocks.setdefault(tuple(None if row.get(name) is None else str(row[name]) for name in BLOCK), []).append(
-                row
-            )
-    except results.UNREADABLE as error:
-        yield f"FAULT {path}: is no table saved with --format json ({error!r:.100})"
-        return
-    if not rows:
-        yield f"FAULT {path}: holds no rows"
-    for (table, database, protocol, track, *models), told in blocks.items():
-        place = f"FAULT {path}: {table}, {database}" + (f", leaving one {protocol} out, {track}" if protocol else "")
-        ways = [(protocol, track)]
-        if table == "databases":  # they do not say of which runs
-            ways = product(protocols.PROTOCOLS, ("last", "validation"))
-        elif table not in TABLES or protocol not in protocols.PROTOCOLS or track not in results.TRACKS:
-            yield f"{place}: is no table of this suite"
-            continue
-        best = None
-        for way, seeds in product(ways, asked_seeds(told, rows)):
-            lines = list(differences(told, again(table, database, *way, seeds, models)))
-            best = lines if best is None or len(lines) < len(best) else best
-        yield from (f"{place}: {line}" for line in best)
-
-
-def asked_seeds(told, rows):
-    """What the command that printed the rows `told` of a table may have asked for; None: all seeds that are there.
-
-    A method that is not run tells it. Where there is none, a table of the seeds that are shown is as good as one of all.
-    """
-    for row in told:
-        if row["table"] in ("comparison", "ablation") and row.get("war") is None:
-            return [row["seeds"] if are_seeds(row.get("seeds")) else None]
-    shown = [{seed for row in some if are_seeds(row.get("seeds")) for seed in row["seeds"]} for some in (told, rows)]
-    return [None, *(sorted(seeds) for seeds in shown if seeds)]
-
-
-def are_seeds(value):
-    return isinstance(value, list) and value != [] and all(type(seed) is int for seed in value)
-
-
-def differences(told, again):
-    """Yield a line for each row or figure of a table that is not that of the table made again."""
-    left = {tuple(str(row.get(name)) for name in ROW): row for row in json.loads(json.dumps(again))}
-    for row in told:
-        key = tuple(str(row.get(name)) for name in ROW)
-        shown, made = ", ".join(part for part in key if part != "None"), left.pop(key, None)
-        if made is None:
-            yield f"{shown}: is there twice, or not in the table of the saved predictions"
-            continue
-        for name in made | row:
-            if name not in row or name not in made or not agree(row[name], made[name]):
-                yield f"{shown}: {name} is {row.get(name)}, the saved predictions give {made.get(name)}"
-    for key in left:
-        yield f"lacks {', '.join(part for part in key if part != 'None')}"
-
-
-def agree(told, again):
-    """Are two figures the same, or lists of figures?"""
-    if isinstance(told, list) and isinstance(again, list):
-        return len(told) == len(again) and all(map(agree, told, again))
-    if isinstance(told, (int, float)) and isinstance(again, (int, float)):
-        return math.isclose(told, again, abs_tol=PER_CENT)
-    return told == again
+# ------------------------------------------------------------------------------------- published figures
 
 
 def fractions(published, databases):

@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 
 import audit
+import audit_table
 import protocols
 import results
 import significance
@@ -771,17 +772,22 @@ def main(arguments=None):
 
 
 def rows_again(runs):
-    """What `audit.check_table` compares a saved table with: a function that makes the rows of a table anew."""
+    """What `audit_table.py` compares a saved table with: a function that makes the rows of a table anew."""
 
     @cache
-    def read(database, protocol, track, seeds):
-        found, _ = collect(runs, protocol, seeds, track, database)
-        return found, summarize_all(found)
+    def read(*which):
+        database, protocol, track, seeds = which
+        return collect(runs, protocol, seeds, track, database)[0]
+
+    @cache
+    def summaries(*which):
+        return summarize_all(read(*which))
 
     def again(table, database, protocol, track, seeds, models):
+        which = (database, protocol, track, seeds and tuple(seeds))
         try:
-            found, summaries = read(database, protocol, track, seeds and tuple(seeds))
-            return table_rows(table, [database], found, summaries, protocol, seeds, track, models)
+            summed = summaries(*which) if table in ("comparison", "ablation") else {}
+            return table_rows(table, [database], read(*which), summed, protocol, seeds, track, models)
         except (results.RunError, protocols.UsageError):  # what the evaluator refuses, no table can show
             return []
 
@@ -798,7 +804,7 @@ def run_audit(options):
     sys.stdout.reconfigure(errors="backslashreplace")  # a damaged file may hold anything
     found = list(audit.check_runs(options.runs, figures))
     if options.audit:
-        found += [(line, True) for line in audit.check_table(options.audit, rows_again(options.runs))]
+        found += [(line, True) for line in audit_table.check_table(options.audit, rows_again(options.runs))]
     for line, _ in found:
         print(line)
     print(*audit.fractions(read_published(), protocols.DATABASES), sep="\n")

@@ -324,7 +324,7 @@ CONFIG = dict(  # what tables, figures and the audit rely on, by kind; see check
 
 
 def check_kind(value, kind, name):
-    """ValueError where a value of JSON is of another kind: a type, [kind], {name: kind}, or {str: kind} of any names."""
+    """ValueError where a value of JSON is of another kind: a type, [kind], {name: kind}, {str: kind} for any names."""
     wanted = kind if isinstance(kind, type) else type(kind)
     if type(value) is not wanted and not (wanted is float and type(value) is int):
         raise ValueError(f"{name} is {value!r:.40}")
@@ -416,7 +416,8 @@ def read_checkpoint(path):
             raise ValueError("no dictionary")
     except (*UNREADABLE, pickle.UnpicklingError):
         raise RunError(
-            f"{path}: is missing, damaged, or holds more than weights and settings; remove its folder and repeat the training command"
+            f"{path}: is missing, damaged, or holds more than weights and settings; "
+            "remove its folder and repeat the training command"
         ) from None
     return checkpoint
 

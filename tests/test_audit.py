@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_evaluate import ANSWERS, BY_EPOCH, EARLIER, change, change_checkpoint, fold_of, quick, reseal, run, write_run  # noqa: F401
+from test_evaluate import ANSWERS, BY_EPOCH, EARLIER, change, change_checkpoint, fold_of, reseal, write_run
+from test_evaluate import quick  # noqa: F401, a fixture
 
 import audit
+import audit_table
 import engine
 import evaluate
 import features
@@ -87,9 +89,9 @@ def place_of(fold, name):
     shutil.copytree(fold.parents[1] / name, fold)
 
 
-def write_weights(fold, name, index, value):
+def spoil_weight(fold):
     state = results.read_checkpoint(fold / "checkpoint.pt")["model"]
-    state[name].view(-1)[index] = value
+    next(iter(state.values())).view(-1)[0] = np.nan
     change_checkpoint(fold, model=state)
 
 
@@ -100,7 +102,7 @@ def drop_weight(fold, added=None):
 
 
 def only_epoch(fold, epoch):
-    """Of all evaluated epochs one is left, whose scores become the predictions; nothing else in the fold tells of it."""
+    """Of all evaluated epochs one is left, whose scores become the predictions; nothing else tells of it."""
 
     def cut(kept):
         at = kept["epochs"].tolist().index(epoch)
@@ -204,8 +206,7 @@ EVERYWHERE = {  # in all folds of the run alike
     "a weight missing": (drop_weight, "checkpoint.pt: cannot be used"),
     "another weight": (partial(drop_weight, added=dict(other=torch.ones(1))), "checkpoint.pt: cannot be used"),
     "a weight that is no number": (
-        lambda fold: write_weights(fold, next(iter(results.read_checkpoint(fold / "checkpoint.pt")["model"])), 0, np.nan),
-        "checkpoint.pt: cannot be used"),
+        spoil_weight, "checkpoint.pt: cannot be used"),
     "no normalisation": (partial(change_checkpoint, standardization=None), "checkpoint.pt: cannot be used"),
     "a scale of 0": (
         partial(change_checkpoint, standardization=[torch.zeros(1, 80, 1)] * 2), "checkpoint.pt: cannot be used"),
@@ -229,9 +230,11 @@ EVERYWHERE = {  # in all folds of the run alike
     "epochs deleted": (lambda fold: only_epoch(fold, 3), "epochs.npz: holds 1 epochs"),
     "another spacing of epochs": (partial(change, settings__eval_every=1), "epochs.npz: holds 2 epochs"),
     "epochs renamed": (
-        lambda fold: seal_epochs(fold, lambda kept: kept.update(epochs=np.array([1, 3]))), "epochs.npz: holds 2 epochs"),
+        lambda fold: seal_epochs(fold, lambda kept: kept.update(epochs=np.array([1, 3]))),
+        "epochs.npz: holds 2 epochs"),
     "an epoch of the log gone": (
-        lambda fold: seal_text(fold, "log.csv", lambda text: text[: text.rindex("\n3,") + 1]), "log.csv: does not tell"),
+        lambda fold: seal_text(fold, "log.csv", lambda text: text[: text.rindex("\n3,") + 1]),
+        "log.csv: does not tell"),
     "an epoch of the log twice": (
         lambda fold: seal_text(fold, "log.csv", lambda text: text.replace("\n2,", "\n3,")), "log.csv: does not tell"),
     "a loss that is no number": (
@@ -316,12 +319,15 @@ def ablation(clean):
     return runs
 
 
+SIGNIFICANCE = ("--table", "significance", "--models", "tft", "tft-t+f")
+
+
 @pytest.fixture(scope="module")
 def saved(clean, ablation):
     """Rows of every track, as the evaluator gives them, and of the tables that need two models."""
     told = {}
     for name, runs, *how in (("all", clean, "--track", "all"), ("ablation", ablation, "--table", "ablation"),
-                             ("significance", ablation, "--table", "significance", "--models", "tft", "tft-t+f")):  # fmt: skip
+                             ("significance", ablation, *SIGNIFICANCE)):  # fmt: skip
         told[name] = json.dumps(evaluate.make_rows(evaluate.parse_command_line(["--runs", str(runs), *how]))[0])
     return told
 
@@ -333,7 +339,7 @@ def check(clean, ablation, tmp_path):
     def call(rows, name="all"):
         (tmp_path / "table.json").write_text(rows if isinstance(rows, str) else json.dumps(rows))
         options = evaluate.parse_command_line(["--runs", str(clean if name == "all" else ablation)])
-        lines = list(audit.check_table(tmp_path / "table.json", evaluate.rows_again(options.runs)))
+        lines = list(audit_table.check_table(tmp_path / "table.json", evaluate.rows_again(options.runs)))
         assert all(line.startswith(f"FAULT {tmp_path / 'table.json'}: ") for line in lines)
         return lines
 
@@ -370,15 +376,16 @@ def test_a_doctored_table_is_found(name, value, saved, check):
         ("found", lambda old: old + 1), ("published", lambda old: old + 1), ("partial", False), ("language", "German"),
         ("count", "words"), ("source", None), ("database", "iemocap"), ("war", 70))]
     + [("ablation", *item) for item in (
-        ("notes", []), ("model", "tft-t+tf"), ("published_protocol", None), ("published_note", "new"), ("table", "best"),
+        ("notes", []), ("model", "tft-t+tf"), ("published_protocol", None), ("published_note", "new"),
+        ("table", "best"),
         ("seeds", [0]), ("classes", ["angry"]), ("new", 1), ("database", "emodb"))],
 )  # fmt: skip
 def test_any_doctored_column_is_found(table, name, value, saved, check):
     of = "significance" if table == "significance" else "all"
     rows = json.loads(saved[of])
     row = next(
-        row for row in rows if row["table"] == table and row["database"] == "casia" and row.get("model") in (None, "tft")
-        and row.get("track") in (None, "last")
+        row for row in rows if row["table"] == table and row["database"] == "casia"
+        and row.get("model") in (None, "tft") and row.get("track") in (None, "last")
     )  # fmt: skip
     row[name] = value(row[name]) if callable(value) else value
     assert check(rows, of)
@@ -427,7 +434,8 @@ def test_a_table_of_a_row_with_seeds_left_out_passes(ablation, tmp_path, run):
     assert "fold 2 is missing" in out and "FAULT " + str(tmp_path / "table.json") not in out
 
 
-@pytest.mark.parametrize("text", ["", "[", "[]", "{}", "method,war\nTFT,70\n", "7", "null", "[7]", '{"table": "ablation"}',
+@pytest.mark.parametrize("text", ["", "[", "[]", "{}", "method,war\nTFT,70\n", "7", "null", "[7]",
+                                  '{"table": "ablation"}',
                                   '[{"table": "ablation", "war": 70}]', "[" * 200_000, '["\\ud800"]',
                                   '[{"table": "best", "war": 70}]', '[{"table": ["ablation"]}]',
                                   '[{"table": "ablation", "database": 7, "protocol": "speaker", "track": "last"}]',
