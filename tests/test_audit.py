@@ -609,3 +609,9 @@ def test_seeds_of_other_utterances_and_models_of_other_recordings_are_refused(ab
     code, _, error = run(*how)
     assert code == results.EXIT_USAGE and error.count("\n") == 1
     assert "tft and tft-t+f were run on other recordings" in error
+
+
+def test_what_the_evaluator_refuses_is_a_fault(planted, run):
+    change(fold_of(planted, 1, 3), settings__batch_size=32, deviations=["epochs 3 instead of 1000"])
+    _, out, _ = run("--runs", planted, "--audit")
+    assert "FAULT casia tft speaker last: the evaluator refuses it: " in out and "differs from" in out

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from test_evaluate import ANSWERS, CLASSES, write_run
+from test_evaluate import ANSWERS, CLASSES, reseal, write_run
 
 import evaluate
 import features
@@ -474,6 +474,9 @@ def test_damaged_runs_are_told(runs, watched, complains):
     for log in watched.glob("*/*/*/seed0/fold*/log.csv"):
         log.write_text("epoch,loss,seconds\n1,3,1\n")
     assert "damaged since it was finished" in complains("--figure", "curves", "--runs", watched)
+    for folder in runs.glob("*/*/*/seed*/fold*"):
+        (folder / "log.csv").write_text("epoch,loss,seconds\n1,3,1\n")
+        reseal(folder)
     assert "log.csv: is missing or damaged (other epochs)" in complains("--figure", "curves", "--runs", runs)
 
 
