@@ -377,7 +377,7 @@ def test_a_run_on_all_speakers_is_finished_once_and_holds_nobody_out(corpus, run
     assert (seed_folder(runs) / "all" / results.MARKER).read_bytes() == before
     with results.claim(seed_folder(tmp_path, "atnn") / "all"):
         assert run_train(corpus, tmp_path, "--model", "atnn", "--fold", "none") == 0
-    assert "being trained by other processes" in capsys.readouterr().out
+    assert "left to other processes" in capsys.readouterr().out
     for track in ("validation", "all"):
         assert run_train(corpus, tmp_path, "--fold", "none", "--track", track) == results.EXIT_USAGE
         assert "--fold none holds nobody out" in capsys.readouterr().err
