@@ -189,7 +189,7 @@ def demand(name):
 
     def count(module, inputs, output):
         if isinstance(module, nn.LSTM):
-            x, (states, _) = inputs[0], output[1]
+            x = inputs[0]
             gates, layers, ways = 4 * module.hidden_size, module.num_layers, 2
             sizes = [x.shape[2]] + [ways * module.hidden_size] * (layers - 1)
             frames = x.shape[0] * x.shape[1]
