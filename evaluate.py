@@ -801,7 +801,6 @@ def run_audit(options):
         found, _ = collect(options.runs, protocol, seeds, track, database, model)
         return summarize(found.get((database, model), {}))
 
-    sys.stdout.reconfigure(errors="backslashreplace")  # a damaged file may hold anything
     found = list(audit.check_runs(options.runs, figures))
     if options.audit:
         found += [(line, True) for line in audit_table.check_table(options.audit, rows_again(options.runs))]

@@ -340,7 +340,6 @@ def main(arguments=None):
     device = engine.choose_device(options.device)
     if device == "cpu":
         features.keep_freed_memory()
-    sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold anything
     show = train.Progress("predict.py", sys.stderr)
     loaded = load_models(folders, device)
     for note in notes(folders, loaded):

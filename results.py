@@ -62,6 +62,9 @@ UNREADABLE = (
 def plain_errors(program, interrupted="finished folds are kept, repeat the command to go on"):
     """Turn every foreseeable mistake into one line on standard error and an exit code; `interrupted` tells what
     Ctrl-C leaves."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files, speakers and classes may hold anything
+            stream.reconfigure(errors="backslashreplace")
     try:
         yield
         _flush()
