@@ -121,6 +121,10 @@ def find_faults(database, recordings, protocol, partial):
         if one.fault:
             yield "recordings", one.fault
     try:
+        protocols.refuse_shared_recordings(database, [one.digest or i for i, one in enumerate(recordings)])
+    except protocols.DatabaseError as error:
+        yield "recordings", str(error)
+    try:
         protocols.make_folds(database, protocol)
     except protocols.UsageError as error:
         yield "folds", str(error)
@@ -132,8 +136,8 @@ def find_notes(database, recordings, protocol, partial):
         yield "counts", "the counts are not the published ones; tables will say: partial database"
     first = {}
     for i, one in enumerate(recordings):
-        if one.digest and first.setdefault(one.digest, i) != i:
-            both = (first[one.digest], i)
+        both = (first.setdefault(one.digest, i), i)
+        if one.digest and both[0] != i and len({database.speakers[j] for j in both}) == 1:
             names = " and ".join(database.paths[j] for j in both)
             of = " and ".join(f"{database.speakers[j]} {database.classes[database.labels[j]]}" for j in both)
             yield "duplicates", f"{names} hold the same bytes, of {of}; keep one of them"

@@ -17,6 +17,7 @@ latex for reading, csv and json with every column for programs.
 import csv
 import io
 import json
+import shlex
 import sys
 import textwrap
 from dataclasses import dataclass
@@ -580,7 +581,7 @@ def choose_run(options):
     fits = [(db, model) for db, model in ran if name in (None, db) and options.model in (None, model)]
     if not fits:
         wish = " ".join(filter(None, (name, options.model, options.protocol)))
-        raise protocols.UsageError(f"{options.runs}: holds no results of {wish}; first run train.py, or set --runs")
+        raise protocols.UsageError(f"{options.runs}: holds no tested fold of {wish}; first run train.py, or set --runs")
     if len(fits) > 1:
         several = ", ".join(" ".join(fit) for fit in fits)
         raise protocols.UsageError(f"{options.runs}: holds {several}; choose one with --db and --model")
@@ -636,6 +637,8 @@ def attention_figure(options, database, folds):
     if fold is None:
         place, one = folds[0].folder.parent, folds[0].ids[0]
         raise protocols.UsageError(f"--utterance {name}: no finished fold in {place} tests it; name one such as {one}")
+    if database not in protocols.DATABASES and not str(options.db).endswith(".csv"):
+        raise protocols.UsageError(f"--db {options.db or database}: give the path of its manifest .csv for this figure")
     # how many others there are does not matter
     opened = protocols.open_database(options.db or database, options.root, partial=True)
     if name not in opened.ids:
@@ -709,7 +712,7 @@ def choose_databases(options, ran):
     name = options.db if options.db in ran else protocols.database_name(options.db)
     if name not in databases:
         raise protocols.UsageError(
-            f"{options.runs}: holds no results of {name}; first run python train.py --db {options.db}"
+            f"{options.runs}: holds no tested fold of {name}; first run python train.py --db {shlex.quote(options.db)}"
         )
     return [name]
 
@@ -814,5 +817,5 @@ def run_audit(options):
 
 
 if __name__ == "__main__":
-    with results.plain_errors("evaluate.py"):
+    with results.plain_errors("evaluate.py", interrupted="it changes nothing but the file of --out"):
         main()

@@ -122,7 +122,7 @@ def read_audio(path, rate=16_000):
     if abs(mono).max() > LOUDEST:
         raise AudioError(f"{path}: has samples of {abs(mono).max():.3g}, far outside [-1, 1]; rescale it")
     if mono.max() == mono.min():
-        raise AudioError(f"{path}: is silent, every sample is the same; replace the file")
+        raise AudioError(f"{path}: is silent, every sample of the mean of its channels is the same; replace the file")
     if source_rate != rate:
         from scipy.signal import resample_poly
 

@@ -29,7 +29,7 @@ DARK, LIGHT = "#00306f", "#a8842c"  # lines, of unlike lightness; also told apar
 STYLE = {
     "font.size": 9, "axes.titlesize": 9, "axes.titlelocation": "left", "figure.titlesize": 10, "legend.frameon": False,
     "text.parse_math": False,  # a $ in a name is a $
-    "pdf.fonttype": 42, "svg.hashsalt": "figures",  # fonts that can be edited; the same bytes on every run
+    "pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "figures",  # text that can be edited; the same bytes
 }  # fmt: skip
 SPECTROGRAM = dict(origin="lower", aspect="auto", interpolation="nearest")
 TICKS = (250, 500, 1000, 2000, 4000, 7000)  # Hz
@@ -164,7 +164,7 @@ def draw_curves(trained, reached, title, notes=()):
     from matplotlib.lines import Line2D
     from matplotlib.ticker import MaxNLocator
 
-    figure = new_figure(1 + 3.6 * len(trained), 8.4, title, notes)
+    figure = new_figure(max(6.5, 1 + 3.6 * len(trained)), 8.4, title, notes)
     grid = figure.subplots(3, len(trained), sharex=True, sharey="row", squeeze=False)
     for panels, (training, curves) in zip(grid.T, trained.items()):
         for curve in curves:
@@ -257,14 +257,17 @@ def draw_attention(told, title, notes=()):
     block = front_end.hop / front_end.rate  # seconds from one segment to the next
     names = [name for name in ("T-Trans", "F-Trans", "TF-Trans", "F-Attention", "T-Attention") if name in told.maps]
     pictures = {"log-Mel": np.hstack(list(told.segments)), **{name: panel(name, told.maps[name]) for name in names}}
-    filled = f"the recording ends at {told.seconds:.2f} s; zeros fill the last segment"
+    filled = f"the recording ends at {told.seconds:.2f} s"
+    filled += "; zeros fill the last segment" if told.seconds < count * block else ""
     width = float(np.clip(2.2 + 1.9 * count, 7, 14))
     figure = new_figure(width, 0.8 + 2.1 * len(pictures), title, [filled, *notes])
     grid = figure.subplots(len(pictures), squeeze=False)[:, 0]
     for letter, axes, (name, picture) in zip("abcde", grid, pictures.items()):
         step = front_end.bands / len(picture)  # bands of a row
         low, high = (0, block) if name == "T-Trans" else (-step / 2, front_end.bands - step / 2)
-        image = axes.imshow(picture, COLOURS, extent=(0, count * block, low, high), **SPECTROGRAM)
+        heard = picture[:, : max(1, round(picture.shape[1] * min(1, told.seconds / (count * block))))]
+        scale = {} if "Trans" in name else dict(vmin=heard.min(), vmax=heard.max())  # not that of the filling
+        image = axes.imshow(picture, COLOURS, extent=(0, count * block, low, high), **SPECTROGRAM, **scale)
         kind = " spectrogram" if name == "log-Mel" else ""
         kind = f" attention, mean of {told.maps[name].shape[1]} heads" if "Trans" in name else kind
         axes.set_title(f"({letter}) {name}{kind}")

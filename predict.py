@@ -31,7 +31,7 @@ import train
 
 BATCH = 64  # segments scored at once; more gain nothing on a CPU
 GROUP = 16  # recordings that a thread takes at once
-USED_CODE = ("features.py", "models.py")  # what a prediction depends on
+USED_CODE = ("features.py", "models.py", "engine.py", "protocols.py")  # what a prediction depends on
 MOST_FRAMES, MOST_POINTS = 10_000, 65_536  # of a segment and an FFT: a checkpoint that says more is damaged
 WARNING = (
     "warning: a corpus trained on, above all of acted speech, transfers poorly to other voices, rooms and languages"
@@ -61,6 +61,8 @@ def find_checkpoints(run):
     done = [fold for fold in sorted(folds, key=lambda fold: (len(fold.name), fold.name)) if results.is_done(fold)]
     if not done:
         what = "has no finished fold, or files that were changed since" if run.is_dir() else "no such folder"
+        if results.is_done(run / "all"):
+            what = f"has no finished fold, but a model of all speakers in {run / 'all'}"
         raise results.RunError(f"{run}: {what}; name a folder such as runs/casia/tft/speaker/seed0, or one in it")
     return done
 
@@ -361,6 +363,8 @@ def main(arguments=None):
                 show.running(f"{done} of {len(files)} recordings")
 
     FORMATS[options.format](counted(predict(loaded, files, device, complain)), loaded[0].classes, options.segments)
+    if skipped or show.terminal:
+        show.line(f"{done} of {len(files)} recordings predicted")
     if not done:
         raise features.AudioError(f"none of the {len(files)} recordings could be predicted")
 

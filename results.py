@@ -78,7 +78,7 @@ def plain_errors(program, interrupted="finished folds are kept, repeat the comma
     except (UsageError, RunError) as error:
         _fail(program, error, EXIT_USAGE)
     except OSError as error:
-        place = error.filename or "--runs, the cache or the output"
+        place = error.filename or "the output, or a folder that is written"
         _fail(program, f"{place}: {error.strerror or error}; check that it can be written and has room", EXIT_USAGE)
 
 

@@ -330,8 +330,8 @@ class FoldRun:
             self.last_save = now
         pace = (now - self.clock) / (epoch - self.first)  # seconds per epoch
         self.show.running(
-            f"epoch {epoch}/{epochs}  loss {loss:.4f}  {sum(sizes) / pace:.0f} segments/s  "
-            f"{duration(pace * (epochs - epoch))} left"
+            f"epoch {epoch}/{epochs}, {duration(pace * (epochs - epoch))} left, loss {loss:.4f}, "
+            f"{sum(sizes) / pace:.0f} segments/s"
         )
 
     def alarm(self, what):
@@ -437,7 +437,7 @@ class FoldRun:
             matrix = protocols.confusion(database.labels[test], scores)
             tested = f"WAR {100 * protocols.war(matrix):.2f}, UAR {100 * protocols.uar(matrix):.2f}"
         self.show.line(
-            f"epoch {epoch} of {job.settings['epochs']}, loss {self.log[-1][1]:.4f}, {tested}, "
+            f"epoch {epoch} of {job.settings['epochs']}, loss {self.log[epoch - 1][1]:.4f}, {tested}, "
             f"{duration(time.perf_counter() - self.begun)}"
         )
 
@@ -473,7 +473,9 @@ class Progress:
                 self.shown = now
                 print(f"{self.what}: {how}", file=self.stream, flush=True)
             return
-        before, Progress.board[self] = len(Progress.board), f"{self.what}: {how}"
+        room = shutil.get_terminal_size().columns - len(how) - 3
+        what = self.what if len(self.what) <= room else self.what[: max(0, room - 2)] + ".."
+        before, Progress.board[self] = len(Progress.board), f"{what}: {how}"
         if now - Progress.drawn >= 0.2 or before < len(Progress.board):
             Progress.drawn = now
             self.draw(before)
@@ -539,7 +541,7 @@ def title(job, folds):
 
 
 def train_all(jobs, database, heard, folds_total, config):
-    """Train the folds that no other process has finished or is training, some at once; tells how many it left."""
+    """Train the folds that no other process has finished or is training, some at once."""
     import torch
 
     import engine
@@ -548,15 +550,13 @@ def train_all(jobs, database, heard, folds_total, config):
     together = config.together or (1 if device == "cpu" else 4)
     how = dict(engine=engine.choose_engine(config.engine, device), together=together)
     engine.prepare(device, config.deterministic)
-    loaded, running, failed, busy = {}, {}, [], 0  # front end -> data on the device; fold in training -> its lock
+    loaded, running, failed = {}, {}, []  # front end -> data on the device; fold in training -> its lock
     queue = iter(enumerate(jobs, 1))
 
     def begin(number, job):
-        nonlocal busy
         with contextlib.ExitStack() as stack:
-            if not stack.enter_context(results.claim(job.folder)):
-                busy += 1
-            elif not is_finished(job):  # by another process, meanwhile
+            mine = stack.enter_context(results.claim(job.folder))
+            if mine and not is_finished(job):  # by another process, meanwhile
                 front_end = RECIPES[job.settings["model"]].front_end
                 if front_end not in loaded:
                     loaded[front_end] = engine.to_device(database, heard[front_end], device)
@@ -595,7 +595,6 @@ def train_all(jobs, database, heard, folds_total, config):
             ) from None
     if failed:
         raise results.RunError("; ".join(map(str, failed)))
-    return busy
 
 
 def print_summary(config, database):
@@ -665,13 +664,14 @@ def train(config):
     if pending:
         shared = f", share {number + 1} of {count} first" if count > 1 else ""
         print(f"{database.name}: {len(pending)} folds to train{shared}", flush=True)
-        if busy := train_all(pending, database, heard, len(folds), config):
-            print(
-                f"{busy} folds were left to other processes; tables, when they are done: {tables_command(config, database)}"
-            )
-            return
+        train_all(pending, database, heard, len(folds), config)
+        if left := sum(not is_finished(job) for job in pending):
+            print(f"{left} of {len(jobs)} folds were left to other processes")
     if config.fold == protocols.NO_FOLD:
-        print(f"predict: python predict.py --run {shlex.quote(str(jobs[0].folder))} recording.wav")
+        for job in jobs:
+            print(f"predict: python predict.py --run {shlex.quote(str(job.folder))} recording.wav")
+    elif pending and left:
+        print(f"tables, when they are done: {tables_command(config, database)}")
     else:
         print_summary(config, database)
 

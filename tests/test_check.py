@@ -15,6 +15,7 @@ import soundfile
 import check
 import protocols
 import results
+import train
 from benchmarks import synthetic
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -95,14 +96,28 @@ def test_what_training_accepts_is_noted(own, capsys):
     root = own.parent
     (root / "copy.wav").write_bytes((root / "a" / "sad1.wav").read_bytes())
     write(root, "short.wav", seconds=0.5, seed=50)
-    add(own, "copy.wav,happy,b", "short.wav,bored,c")
+    add(own, "copy.wav,happy,a", "short.wav,bored,c")
     code, out, _ = run_check(capsys, "--db", own)
     notes = "\n".join(starting(out, "note"))
     assert code == 0
-    assert "a/sad1.wav and copy.wav hold the same bytes, of a sad and b happy" in notes
+    assert "a/sad1.wav and copy.wav hold the same bytes, of a sad and a happy" in notes
     assert "1 utterances are shorter than a segment of tft (0.81 s)" in notes and "short.wav" in notes
     assert "speaker a has no bored" in notes and "speaker b has no bored" in notes
     assert "only speaker c has bored" in notes and "speaker c has no" not in notes
+
+
+def test_a_recording_of_two_speakers_is_refused_as_by_training(own, capsys):
+    (own.parent / "copy.wav").write_bytes((own.parent / "a" / "sad1.wav").read_bytes())
+    add(own, "copy.wav,sad,b")
+    code, out, _ = run_check(capsys, "--db", own)
+    told = "a/sad1.wav of a and copy.wav of b are the same recording"
+    assert (
+        code == results.EXIT_DATA
+        and told in starting(out, "fault")[0]
+        and not any(told in line for line in starting(out, "note"))
+    )
+    with pytest.raises(protocols.DatabaseError, match=told):
+        train.main(["--db", str(own), "--runs", str(own.parent / "runs"), "--model", "atnn", "--epochs", "1"])
 
 
 def test_too_few_speakers(own, capsys):

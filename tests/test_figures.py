@@ -457,9 +457,9 @@ def test_mistakes_in_the_command_are_told(runs, watched, complains, tmp_path):
 
 def test_missing_and_ambiguous_runs_are_told(runs, complains, tmp_path):
     confusion = ["--figure", "confusion", "--runs", runs]
-    assert "no results of casia atfnn" in complains(*confusion, "--db", "casia", "--model", "atfnn")
-    assert "no results of emodb" in complains(*confusion, "--db", "emodb")
-    assert "no results of session" in complains(*confusion, "--protocol", "session")
+    assert "no tested fold of casia atfnn" in complains(*confusion, "--db", "casia", "--model", "atfnn")
+    assert "no tested fold of emodb" in complains(*confusion, "--db", "emodb")
+    assert "no tested fold of session" in complains(*confusion, "--protocol", "session")
     assert "path of a manifest" in complains(*confusion, "--db", "other")
     assert "no finished fold of casia tft" in complains(*confusion, "--seed", "7")
     write_run(runs, ANSWERS[0], name="emodb", model="tft")
@@ -487,7 +487,7 @@ def test_mistakes_in_the_recording_are_told(trained, corpus, complains, tmp_path
     untested = fold_of(trained, "tft", 2).speakers[0]
     unknown = complains(*attention, "--db", corpus / "small.csv", "--utterance", "nobody/1")
     assert "--utterance nobody/1" in unknown and f"such as {fold.ids[0]}" in unknown and untested not in unknown
-    assert "path of a manifest" in complains(*attention, "--utterance", fold.ids[0])  # where are its recordings?
+    assert "path of its manifest" in complains(*attention, "--utterance", fold.ids[0])  # where are its recordings?
     assert "no attention" in complains(*known, "--model", "tfnn")
     copy = shutil.copytree(corpus, tmp_path / "copy")
     moved = [*known, "--root", copy]
