@@ -230,6 +230,13 @@ def test_curves_show_every_seed(runs, drawn):
     assert lines["."][0].get_ydata()[-1] == pytest.approx(70)  # the mean of 60 and 80
 
 
+def test_the_legend_of_a_single_training_lies_inside_the_figure(runs, drawn):
+    figure = drawn("--figure", "curves", "--runs", log_three_epochs(runs))
+    figure.canvas.draw()
+    (left, _), (right, _) = figure.legends[0].get_window_extent().get_points()
+    assert 0 <= left < right <= figure.bbox.width
+
+
 def test_marks_stand_on_the_lines_of_their_folds(watched, drawn):
     figure = drawn("--figure", "curves", "--runs", watched)
     loss, loss_held, war, war_held, *_ = figure.axes
