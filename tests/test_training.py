@@ -373,7 +373,7 @@ def test_a_fold_that_another_process_holds_is_left_to_it(manifest, tmp_path, cap
     try:
         assert holder.stdout.readline() == "True\n"
         train.main(base(manifest, tmp_path, "--epochs", 1, "--fold", "all"))
-        assert "1 folds were left to other processes" in capsys.readouterr().out
+        assert "1 of 5 folds were left to other processes" in capsys.readouterr().out
         assert [results.is_done(folder_of(tmp_path, number=n)) for n in range(1, 6)] == [True, False, True, True, True]
     finally:
         holder.send_signal(signal.SIGKILL)
