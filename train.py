@@ -87,7 +87,9 @@ class Config:
     )
     save_every: float = option(60.0, "seconds between saved states, from which a killed run goes on", least=0)
     together: int = option(None, "folds trained at once (4 on a GPU, 1 on a CPU)", least=1)
-    engine: str = option("auto", "how steps run; graph: recorded, on a GPU; auto: eager", choices=("auto", "eager", "graph"))
+    engine: str = option(
+        "auto", "how steps run; graph: recorded, on a GPU; auto: eager", choices=("auto", "eager", "graph")
+    )
     precision: str = option("float32", "of products and convolutions in training", choices=("float32", "bfloat16"))
     deterministic: bool = option(False, "the same bits on every run on a GPU too, at a cost; a CPU gives them anyway")
     partial: bool = option(False, "accept a database whose counts differ from the published ones")
