@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Take every GPU figure in one command, on a machine with a GPU; about half an hour:
+# Take every GPU figure in one command, on a machine with a GPU:
 #
 #     bash benchmarks/gpu.sh path/to/casia [folder for what it measures]
 #
