@@ -8,6 +8,7 @@ on its own stream. The host waits for the device once an epoch. Engines, chosen 
     graph   records a step once as a CUDA graph and replays it, which spares the time between small kernels
 """
 
+import os
 from typing import NamedTuple
 
 import numpy as np
@@ -104,7 +105,8 @@ def prepare(device, deterministic):
     if device == "cpu":
         features.keep_freed_memory()
     elif deterministic:
-        torch.use_deterministic_algorithms(True)  # needs CUBLAS_WORKSPACE_CONFIG in the environment
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # without it torch refuses cuBLAS here
+        torch.use_deterministic_algorithms(True)
     else:
         torch.backends.cudnn.benchmark = True  # every step has the same shapes
 

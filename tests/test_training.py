@@ -472,6 +472,16 @@ def test_the_share_of_a_process_is_what_its_starter_says(told, expected):
     assert train.share({name: str(value) for name, value in told.items()}) == expected
 
 
+def test_a_deterministic_gpu_is_asked_for_before_work_begins(monkeypatch):
+    asked = []
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", asked.append)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    engine.prepare("cuda", deterministic=True)
+    assert asked == [True] and os.environ.pop("CUBLAS_WORKSPACE_CONFIG") == ":4096:8"
+    assert torch.backends.cudnn.benchmark is False
+
+
 def test_a_share_that_is_no_number_is_told():
     with pytest.raises(protocols.UsageError, match="WORLD_SIZE=x: is no number"):
         train.share(dict(WORLD_SIZE="x"))
