@@ -91,7 +91,7 @@ class TransformerEncoder(nn.Module):
     def forward(self, q, k, v, maps=None, name=None):
         # all (b, tokens, embedding); a map is (b, heads, tokens, tokens), rows the queries
         with torch.autocast(q.device.type, enabled=False):  # in bfloat16 it is slower: heads of 5 or 10 numbers
-            q, k, v = q.float(), k.float(), v.float()
+            q, k, v = (part.to(self.norm_attention.weight.dtype) for part in (q, k, v))
             attended, weights = self.attention(q, k, v, need_weights=maps is not None, average_attn_weights=False)
         if maps is not None:
             maps[name] = weights
