@@ -1,0 +1,126 @@
+"""Every row of both papers' tables, and what their open decisions are worth, by the commands that a user would type.
+
+    python benchmarks/reproduce.py --print                            # the commands, one line for each row of a table
+    python benchmarks/reproduce.py --db casia --root path/to/casia    # train what is missing, then write the results
+    python benchmarks/reproduce.py --db casia --root path/to/casia --part rows --model tft atfnn -- --device cuda
+
+Parts, in this order: `rows` trains the eight models (five seeds, both tracks); `sensitivity` trains TFT and ATFNN
+with one setting changed at a time; `results` writes benchmarks/results/<db>/ (predictions, from which the tables
+can be made again without training) and <db>.md (benchmarks/report.py). What follows `--` goes to every train.py.
+Interrupted, the same command goes on: finished folds are skipped. A shortened study (`--tft-epochs 15`) says so in
+every table.
+"""
+
+import argparse
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(PROJECT))
+
+import results
+from train import RECIPES, TFT
+
+DATABASES = {"iemocap": ("speaker", "session"), "abc": ("speaker",), "casia": ("speaker",)}  # -> protocols
+ROWS = {  # model -> tables in which it has a row, in the order in which they are worth having
+    "tft": "TFT Tables 4 and 5",
+    "atfnn": "ATFNN Tables II and III",
+    **dict.fromkeys(("tft-t+f", "tft-t+tf", "tft-f+tf"), "TFT Table 5"),
+    **dict.fromkeys(("afnn", "atnn", "tfnn"), "ATFNN Table III"),
+}
+BOTH = ("tft", "atfnn")
+SENSITIVITY = [  # name, options of train.py, models; epochs 100 and 300 are read off the runs of 1000
+    *((f"normalization {kind}", ("--normalization", kind), BOTH) for kind in ("none", "segment", "utterance", "speaker")),
+    ("overlap 0.5", ("--overlap", "0.5"), BOTH),
+    ("pre-emphasis none", ("--pre-emphasis", "none"), ("tft",)),
+    ("pre-emphasis segment", ("--pre-emphasis", "segment"), ("atfnn",)),
+    ("pre-emphasis utterance", ("--pre-emphasis", "utterance"), BOTH),
+    ("log-floor 1e-10", ("--log-floor", "1e-10"), BOTH),
+    ("log-floor 1e-3", ("--log-floor", "1e-3"), BOTH),
+    ("dropout 0.1", ("--dropout", "0.1"), BOTH),
+    ("aggregation majority", ("--aggregation", "majority"), BOTH),
+    ("double softmax", ("--double-softmax",), BOTH),
+    ("bn-momentum 0.01", ("--bn-momentum", "0.01"), ("tft",)),
+    ("f-encoder-heads 1", ("--f-encoder-heads", "1"), ("atfnn",)),
+    ("f-encoder-heads 4", ("--f-encoder-heads", "4"), ("atfnn",)),
+    ("gate softmax", ("--gate", "softmax"), ("atfnn",)),
+    ("t-attention-input encoded", ("--t-attention-input", "encoded"), ("atfnn",)),
+]  # fmt: skip
+PARTS = ("rows", "sensitivity", "results")
+
+
+def folder_of(setting):
+    """Below the folder of the runs, or of the predictions."""
+    return Path("sensitivity") / setting.replace(" ", "-")
+
+
+def commands(db, options):
+    """(what it is for, command) of a database, in the order in which they are run."""
+    epochs = {model: options.tft_epochs if RECIPES[model] is TFT else options.atfnn_epochs for model in RECIPES}
+    runs, published = Path(options.runs), Path("benchmarks/results") / db
+
+    def train(model, protocol, runs, *more):
+        command = ["train.py", "--db", db, "--model", model, "--seed", options.seed, "--track", "all"]
+        command += ["--root", options.root] if options.root else []
+        command += ["--protocol", protocol] if protocol != "speaker" else []
+        command += ["--epochs", str(epochs[model])] if epochs[model] else []
+        command += ["--runs", str(runs)] if runs != Path("runs") else []
+        return [*command, *more, *options.train]
+
+    if "rows" in options.part:
+        for protocol in DATABASES[db]:
+            for model, tables in ROWS.items():
+                if model in options.model:
+                    yield f"{tables}, leaving one {protocol} out", train(model, protocol, runs)
+    if "sensitivity" in options.part:
+        for setting, flags, models in SENSITIVITY:
+            for model in models:
+                if model in options.model:
+                    yield f"{model}: {setting}", train(model, "speaker", runs / folder_of(setting), *flags)
+    if "results" in options.part:
+        for folder in (Path(), *(folder_of(setting) for setting, *_ in SENSITIVITY)):
+            if options.print or (runs / folder / db).is_dir():
+                yield (
+                    f"predictions of {folder if folder.parts else 'the rows'}",
+                    ["evaluate.py", "--db", db, "--runs", str(runs / folder), "--export", str(published / folder)],
+                )
+        yield "the report", ["benchmarks/report.py", "--db", db]
+
+
+def parse_command_line(arguments=None):
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    split = arguments.index("--") if "--" in arguments else len(arguments)
+    parser = results.OneLineParser(__doc__)
+    add = parser.add_argument
+    add("--db", choices=DATABASES, help="one database only (default: all)")
+    add("--root", help="folder of the recordings, for --db (default: as train.py's)")
+    add("--part", nargs="+", choices=PARTS, default=PARTS, help="what to do (default: all of it)")
+    add("--model", nargs="+", choices=ROWS, default=tuple(ROWS), help="models to train (default: all)")
+    add("--seed", default="0-4", help="seeds (default: 0-4)")
+    add("--tft-epochs", type=int, help="epochs of TFT and its ablations (default: the paper's)")
+    add("--atfnn-epochs", type=int, help="epochs of ATFNN and its ablations (default: train.py's)")
+    add("--runs", default="runs", help="folder of the runs (default: runs)")
+    add("--print", action="store_true", help="print the commands and run none")
+    options = parser.parse_args(arguments[:split])
+    options.train = arguments[split + 1 :]
+    if options.root and not options.db:
+        parser.error("--root: belongs to one database; name it with --db")
+    return options
+
+
+def main(arguments=None):
+    options = parse_command_line(arguments)
+    for db in [options.db] if options.db else DATABASES:
+        for purpose, command in commands(db, options):
+            print(f"python {shlex.join(command):<100} # {purpose}", flush=True)
+            if not options.print:
+                done = subprocess.run([sys.executable, *command], cwd=PROJECT)
+                if done.returncode:  # it has said why
+                    sys.exit(done.returncode)
+
+
+if __name__ == "__main__":
+    with results.plain_errors("reproduce.py"):
+        main()
