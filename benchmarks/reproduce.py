@@ -11,7 +11,6 @@ Interrupted, the same command goes on: finished folds are skipped. A shortened s
 every table.
 """
 
-import argparse
 import shlex
 import subprocess
 import sys
