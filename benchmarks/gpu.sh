@@ -18,6 +18,7 @@ shift $(($# < 2 ? $# : 2))
 parts=${*:-agree speed deterministic tft precise eager alone atfnn eager-atfnn iemocap}
 cd "$(dirname "$0")/.."
 mkdir -p "$out"
+failed=0
 python=$(command -v python3 || command -v python)
 python=${PYTHON:-$python}
 
@@ -25,7 +26,10 @@ wall() { # name, arguments of train.py
     local name=$1 start
     shift
     start=$(date +%s.%N)
-    $python train.py --device cuda --runs "$out/$name" "$@" >"$out/$name.log" 2>&1 || echo "FAILED, see $out/$name.log"
+    $python train.py --device cuda --runs "$out/$name" "$@" >"$out/$name.log" 2>&1 || {
+        echo "$name: FAILED, see $out/$name.log" | tee -a "$out/wall.txt" && failed=1
+        return
+    }
     echo "$name $(date +%s.%N) $start" | awk '{printf "%-16s %8.1f s\n", $1, $2 - $3}' | tee -a "$out/wall.txt"
 }
 
@@ -48,3 +52,4 @@ for part in $parts; do
     *) echo "gpu.sh: $part: no such part" >&2 && exit 2 ;;
     esac
 done
+exit $failed
