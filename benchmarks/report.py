@@ -1,6 +1,6 @@
 """Report of a database, from published predictions alone: tables, confusions, speakers, curves, sensitivity, findings.
 
-    python benchmarks/report.py --db casia      # from benchmarks/results/casia to benchmarks/results/casia.md
+    python benchmarks/report.py --db casia      # from benchmarks/results/casia/ to benchmarks/results/casia.md
 
 Reads what `evaluate.py --export` wrote (benchmarks/reproduce.py does both) and a page of findings,
 benchmarks/results/<db>-findings.md, where there is one. Trains nothing and needs no recordings.
@@ -17,13 +17,13 @@ import numpy as np
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(PROJECT), str(PROJECT / "benchmarks")]
 
+import archive
 import evaluate
 import figures
 import protocols
 import reproduce
 import results
 
-RESULTS = Path("benchmarks/results")
 EPOCHS_SHOWN = 12  # rows of a table of learning curves, at most
 STANDARD_ERRORS = 2  # by which a setting must beat the default on held-out speakers, for both models
 
@@ -51,10 +51,14 @@ class Runs:
         return evaluate.summarize(self.folds(model, track))
 
     def curves(self, model, track):
-        return {seed: [figures.fold_curve(fold) for fold in folds] for seed, folds in self.folds(model, track).items()}
+        return {seed: [curve_of(fold) for fold in folds] for seed, folds in self.folds(model, track).items()}
 
     def ran(self):
         return [model for model in reproduce.ROWS if self.folds(model)]
+
+
+def curve_of(fold):
+    return archive.fold_curve(fold) if fold.archive else figures.fold_curve(fold)
 
 
 def pooled(curves, name, at=-1):
@@ -241,11 +245,11 @@ def report(runs):
     folder, models = runs.folder.as_posix(), runs.ran()
     yield f"# {runs.db.upper()}: published figures beside ours"
     yield (
-        f"Made by `python benchmarks/report.py --db {runs.db}` from the predictions in `{folder}`, which\n"
+        f"Made by `python benchmarks/report.py --db {runs.db}` from the predictions in `{folder}/{runs.db}`, which\n"
         f"`python benchmarks/reproduce.py --db {runs.db}` makes. WAR and UAR in per cent, pooled over the folds; with several\n"
         "seeds mean ± standard deviation. On CASIA, whose classes are of equal size, both are the same number."
     )
-    findings = RESULTS / f"{runs.db}-findings.md"
+    findings = runs.folder / f"{runs.db}-findings.md"
     if findings.exists():
         yield findings.read_text(encoding="utf-8").strip()
     yield "## Every published cell"
@@ -280,13 +284,16 @@ def report(runs):
 def main(arguments=None):
     parser = results.OneLineParser(__doc__)
     parser.add_argument("--db", required=True, choices=reproduce.DATABASES, help="the database")
+    parser.add_argument("--results", default=str(reproduce.RESULTS), help="folder of predictions and report")
     options = parser.parse_args(arguments)
-    runs = Runs(RESULTS / options.db, options.db)
+    runs = Runs(Path(options.results), options.db)
     with contextlib.chdir(PROJECT):  # so that the commands in the report can be typed as they stand there
-        if not runs.folder.is_dir() or not runs.ran():
-            raise protocols.UsageError(f"{runs.folder}: holds no predictions; first run benchmarks/reproduce.py")
+        if not runs.ran():
+            raise protocols.UsageError(
+                f"{runs.folder / options.db}: holds no predictions; first run benchmarks/reproduce.py"
+            )
         text = "\n\n".join(report(runs)) + "\n"
-        out = RESULTS / f"{options.db}.md"
+        out = runs.folder / f"{options.db}.md"
         results.write_text(out, text)
     print(f"{out}: {len(runs.ran())} models")
 

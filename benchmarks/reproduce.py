@@ -3,6 +3,7 @@
     python benchmarks/reproduce.py --print                            # the commands, one line for each row of a table
     python benchmarks/reproduce.py --db casia --root path/to/casia    # train what is missing, then write the results
     python benchmarks/reproduce.py --db casia --root path/to/casia --part rows --model tft atfnn -- --device cuda
+    python benchmarks/reproduce.py --db casia --root path/to/casia --part sensitivity --setting "overlap 0.5" --seed 0
 
 Parts, in this order: `rows` trains the eight models (five seeds, both tracks); `sensitivity` trains TFT and ATFNN
 with one setting changed at a time; `results` writes benchmarks/results/<db>/ (predictions, from which the tables
@@ -40,13 +41,15 @@ SENSITIVITY = [  # name, options of train.py, models; epochs 100 and 300 are rea
     ("log-floor 1e-3", ("--log-floor", "1e-3"), BOTH),
     ("dropout 0.1", ("--dropout", "0.1"), BOTH),
     ("aggregation majority", ("--aggregation", "majority"), BOTH),
-    ("double softmax", ("--double-softmax",), BOTH),
+    ("double softmax", ("--double-softmax",), ("tft",)),
     ("bn-momentum 0.01", ("--bn-momentum", "0.01"), ("tft",)),
     ("f-encoder-heads 1", ("--f-encoder-heads", "1"), ("atfnn",)),
     ("f-encoder-heads 4", ("--f-encoder-heads", "4"), ("atfnn",)),
     ("gate softmax", ("--gate", "softmax"), ("atfnn",)),
+    ("gate none", ("--gate", "none"), ("atfnn",)),
     ("t-attention-input encoded", ("--t-attention-input", "encoded"), ("atfnn",)),
 ]  # fmt: skip
+RESULTS = Path("benchmarks/results")
 PARTS = ("rows", "sensitivity", "results")
 
 
@@ -58,7 +61,7 @@ def folder_of(setting):
 def commands(db, options):
     """(what it is for, command) of a database, in the order in which they are run."""
     epochs = {model: options.tft_epochs if RECIPES[model] is TFT else options.atfnn_epochs for model in RECIPES}
-    runs, published = Path(options.runs), Path("benchmarks/results") / db
+    runs, published = Path(options.runs), Path(options.results)
 
     def train(model, protocol, runs, *more):
         command = ["train.py", "--db", db, "--model", model, "--seed", options.seed, "--track", "all"]
@@ -76,7 +79,7 @@ def commands(db, options):
     if "sensitivity" in options.part:
         for setting, flags, models in SENSITIVITY:
             for model in models:
-                if model in options.model:
+                if model in options.model and setting in (options.setting or [setting]):
                     yield f"{model}: {setting}", train(model, "speaker", runs / folder_of(setting), *flags)
     if "results" in options.part:
         for folder in (Path(), *(folder_of(setting) for setting, *_ in SENSITIVITY)):
@@ -85,7 +88,8 @@ def commands(db, options):
                     f"predictions of {folder if folder.parts else 'the rows'}",
                     ["evaluate.py", "--db", db, "--runs", str(runs / folder), "--export", str(published / folder)],
                 )
-        yield "the report", ["benchmarks/report.py", "--db", db]
+        more = ["--results", options.results] if published != RESULTS else []
+        yield "the report", ["benchmarks/report.py", "--db", db, *more]
 
 
 def parse_command_line(arguments=None):
@@ -97,10 +101,12 @@ def parse_command_line(arguments=None):
     add("--root", help="folder of the recordings, for --db (default: as train.py's)")
     add("--part", nargs="+", choices=PARTS, default=PARTS, help="what to do (default: all of it)")
     add("--model", nargs="+", choices=ROWS, default=tuple(ROWS), help="models to train (default: all)")
+    add("--setting", nargs="+", choices=[one[0] for one in SENSITIVITY], help="of the sensitivity study (default: all)")
     add("--seed", default="0-4", help="seeds (default: 0-4)")
     add("--tft-epochs", type=int, help="epochs of TFT and its ablations (default: the paper's)")
     add("--atfnn-epochs", type=int, help="epochs of ATFNN and its ablations (default: train.py's)")
     add("--runs", default="runs", help="folder of the runs (default: runs)")
+    add("--results", default=str(RESULTS), help="folder of predictions and report (default: benchmarks/results)")
     add("--print", action="store_true", help="print the commands and run none")
     options = parser.parse_args(arguments[:split])
     options.train = arguments[split + 1 :]
@@ -113,7 +119,7 @@ def main(arguments=None):
     options = parse_command_line(arguments)
     for db in [options.db] if options.db else DATABASES:
         for purpose, command in commands(db, options):
-            print(f"python {shlex.join(command):<100} # {purpose}", flush=True)
+            print(f"python {shlex.join(command)}  # {purpose}", flush=True)
             if not options.print:
                 done = subprocess.run([sys.executable, *command], cwd=PROJECT)
                 if done.returncode:  # it has said why
