@@ -145,7 +145,7 @@ def check_fold(runs, place, folder):
         if told != place:
             yield f"{folder}: holds {told}, its place says {place}"
             return
-        index = read_index(runs, place[0], settings["utterances"])
+        index = results.read_index(runs, place[0], settings["utterances"])
         yield from compare_database(fold, index)
         yield from compare_speakers(fold, index, trained_on)
         yield from compare_settings(fold)
@@ -310,22 +310,6 @@ def read_rows(folder):
     """(emotion, scores as text) of each row of predictions.csv."""
     with open(folder / "predictions.csv", newline="", encoding="utf-8") as file:
         return [(row[2], row[3:]) for row in csv.reader(file)][1:]
-
-
-def read_index(runs, database, digest):
-    """Rows of the index of utterances, by column; RunError where it is missing or its digest is another."""
-    path, columns = results.index_path(runs, database, digest), ("utterance", "emotion", "speaker", "session")
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file, strict=True))
-        if protocols.digest_of([row[name] for name in columns] for row in rows)[:16] == digest:
-            return rows
-    except results.UNREADABLE:
-        pass
-    raise results.RunError(
-        f"{path}: is missing, or is not the database that was trained on; remove it and repeat the training command, "
-        "which writes it again"
-    )
 
 
 def count(rows, classes):

@@ -37,7 +37,7 @@ from typing import NamedTuple
 import numpy as np
 
 from features import AudioError
-from protocols import DatabaseError, UsageError, confusion, uar, war
+from protocols import DatabaseError, UsageError, confusion, digest_of, uar, war
 
 EXIT_USAGE, EXIT_DATA, EXIT_INTERRUPTED = 2, 3, 130  # the command must change; the data must; Ctrl-C
 MARKER, STATE = "done.json", ".state.pt"
@@ -257,6 +257,7 @@ class FoldResult(NamedTuple):
     speakers: np.ndarray  # (n,)
     labels: np.ndarray  # (n,)
     scores: np.ndarray  # (n, K) float32
+    archive: Path = None  # the file that holds it (archive.py); `folder` is then a place in that file
 
 
 FOLD_SETTINGS = ("seed", "fold", "fold_name", "held_out")  # in these alone the folds of a row may differ
@@ -272,10 +273,10 @@ def index_path(runs, database, digest):
     return Path(runs) / database / f"utterances-{digest}.csv"
 
 
-def damaged(path, error):
+def damaged(path, error, remedy="remove its folder and repeat the training command"):
     """The RunError of a file that cannot be read, in one line whatever the error says."""
     reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:100] or type(error).__name__
-    return RunError(f"{path}: is missing or damaged ({reason}); remove its folder and repeat the training command")
+    return RunError(f"{path}: is missing or damaged ({reason}); {remedy}")
 
 
 def read_json(path):
@@ -345,19 +346,37 @@ def check_kind(value, kind, name):
             check_kind(value[key], part, key)
 
 
+def check_config(config):
+    """ValueError where a configuration lacks any of CONFIG."""
+    check_kind(config, CONFIG, "it")
+    classes = config["database"]["classes"]
+    if len(set(classes)) < max(2, len(classes)):
+        raise ValueError("classes are not two names or more")
+    if config["folds_total"] < 2:
+        raise ValueError("folds_total is less than 2")
+
+
 def read_checked_config(folder):
     """config.json with all of CONFIG in it."""
     config = read_config(folder)
     try:
-        check_kind(config, CONFIG, "it")
-        classes = config["database"]["classes"]
-        if len(set(classes)) < max(2, len(classes)):
-            raise ValueError("classes are not two names or more")
-        if config["folds_total"] < 2:
-            raise ValueError("folds_total is less than 2")
+        check_config(config)
     except UNREADABLE as error:
         raise damaged(folder / "config.json", error) from None
     return config
+
+
+def read_index(runs, database, digest, remedy="remove it and repeat the training command, which writes it again"):
+    """Rows of the index of utterances, by column; RunError where it is missing or its digest is another."""
+    path, columns = index_path(runs, database, digest), ("utterance", "emotion", "speaker", "session")
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file, strict=True))
+        if digest_of([row[name] for name in columns] for row in rows)[:16] == digest:
+            return rows
+    except UNREADABLE:
+        pass
+    raise RunError(f"{path}: is missing, or is not the database that was trained on; {remedy}")
 
 
 def read_fold(folder):
