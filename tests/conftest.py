@@ -1,5 +1,7 @@
 """What several test files share."""
 
+import json
+
 import pytest
 
 import evaluate
@@ -18,5 +20,17 @@ def run(capsys):
         except SystemExit as stop:
             code = stop.code or 0
         return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def rows(run):
+    """Rows of evaluate.py as JSON, which must go well."""
+
+    def call(*arguments):
+        code, out, error = run(*arguments, "--format", "json")
+        assert code == 0, error
+        return json.loads(out)
 
     return call

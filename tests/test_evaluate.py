@@ -129,18 +129,6 @@ def runs(tmp_path):
     return tmp_path / "runs"
 
 
-@pytest.fixture
-def rows(run):
-    """Rows of evaluate.py as JSON, which must go well."""
-
-    def call(*arguments):
-        code, out, error = run(*arguments, "--format", "json")
-        assert code == 0, error
-        return json.loads(out)
-
-    return call
-
-
 def fold_of(runs, seed, number, track="last"):
     return results.fold_folder(runs, "casia", "tft", "speaker", seed, number, track)
 
