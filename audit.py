@@ -15,10 +15,12 @@ of the recordings; only repeating the training can. For each fold it checks that
 for each run that all folds are there, and that WAR and UAR, counted again, are the evaluator's; and for the seeds
 of a row that they share settings, recordings, database and code, and are not copies of each other.
 
-Shared with the evaluator are the readers of `results.py`, which refuse a damaged file, the choice of the best
-epoch, and for checkpoints the reader of `predict.py`. Folds, the rule of holding out, the counts of a database and
-the figures are made here anew, in plain Python, so that a mistake in either shows as a difference. Saved tables are
-checked in `audit_table.py`.
+Of an archive (archive.py) it proves that it is whole, and of the above what needs no checkpoint, log or score.
+
+Shared with the evaluator are the readers of `results.py` and `archive.py`, which refuse a damaged file, the choice
+of the best epoch, and for checkpoints the reader of `predict.py`. Folds, the rule of holding out, the counts of a
+database and the figures are made here anew, in plain Python, so that a mistake in either shows as a difference. Saved
+tables are checked in `audit_table.py`.
 """
 
 import csv
@@ -31,6 +33,7 @@ from dataclasses import asdict
 
 import numpy as np
 
+import archive
 import features
 import protocols
 import results
@@ -51,7 +54,7 @@ def check_runs(runs, figures):
     for track in ("last", "validation"):
         for database, model, protocol, seed, number, folder in results.find_folds(runs, track):
             rows.setdefault((database, model, protocol, track), {}).setdefault(seed, {})[number] = folder
-    if not rows:
+    if not rows and not archive.find(runs):
         yield f"{runs}: holds no runs", True
     for key, seeds in sorted(rows.items()):
         sound = {}  # seed -> [FoldResult]
@@ -63,6 +66,8 @@ def check_runs(runs, figures):
                 yield f"ok    {name}: {len(folders)} folds", False
         for fault in check_row(key, sound, figures):
             yield f"FAULT {' '.join(key)}: {fault}", True
+    for *place, path in archive.find(runs):
+        yield from check_archive(runs, place, path, figures)
 
 
 def check_run(runs, key, folders, figures, sound):
@@ -72,13 +77,18 @@ def check_run(runs, key, folders, figures, sound):
         yield from faults
         if not faults:
             sound.append(results.read_fold(folder))
-    if len(sound) < len(folders):
-        return
+    if len(sound) == len(folders):
+        yield from check_seed(key, sound, (row for fold in sound for row in read_rows(fold.folder)), figures)
+
+
+def check_seed(key, sound, rows, figures):
+    """Faults of the folds of a seed together, each of them without fault: [FoldResult], and their rows for `count`."""
     config, place = sound[0].config, sound[0].folder.parent
-    if missing := sorted(set(range(1, config["folds_total"] + 1)) - set(folders)):
-        yield f"{place}: {len(folders)}/{config['folds_total']} folds, fold {missing[0]} is missing"
+    done = {fold.config["settings"]["fold"] for fold in sound}
+    if missing := sorted(set(range(1, config["folds_total"] + 1)) - done):
+        yield f"{place}: {len(done)}/{config['folds_total']} folds, fold {missing[0]} is missing"
         return
-    war, uar = count((row for fold in sound for row in read_rows(fold.folder)), config["database"]["classes"])
+    war, uar = count(rows, config["database"]["classes"])
     ours = None
     with suppress(results.RunError):  # told below, of all seeds
         ours = figures(*key[:4], [key[4]])
@@ -94,10 +104,10 @@ def check_row(key, sound, figures):
         for name in first | told:
             if first.get(name) != told.get(name):
                 yield f"{fold.folder}: {name} is not that of {folds[0].folder}"
-    copies = {}
+    copies = {}  # of an archive the classes alone are known, which may well be alike
     for seed, its_folds in sound.items():
         content = tuple((fold.config["settings"]["fold"], fold.scores.tobytes()) for fold in its_folds)
-        if content and (other := copies.setdefault(content, seed)) != seed:
+        if content and not its_folds[0].archive and (other := copies.setdefault(content, seed)) != seed:
             yield f"{its_folds[0].folder.parent}: has the very scores of seed {other}"
     try:
         figures(*key, None)
@@ -109,6 +119,44 @@ def shared(config):
     """What all folds of a row have in common."""
     settings = {name: value for name, value in config["settings"].items() if name not in results.FOLD_SETTINGS}
     return dict(settings, **{name: config[name] for name in ("code", "database", "folds_total")})
+
+
+def check_archive(runs, place, path, figures):
+    """Yield (line, is a fault) for every seed and track of an archive; place: its database, model and protocol."""
+    for track in results.TRACKS:
+        key, seeds, sound = (*place, track), {}, {}
+        try:
+            for fold in archive.read_folds(path, track):
+                seeds.setdefault(fold.config["settings"]["seed"], []).append(fold)
+        except results.RunError as error:
+            yield f"FAULT {error}", True
+            return
+        for seed, folds in seeds.items():
+            name, faults = "{} {} {} {} seed {}".format(*key, seed), []
+            for fold in folds:
+                faults += check_archived(runs, fold)
+            if not faults:
+                classes = folds[0].config["database"]["classes"]
+                rows = [(classes[label], row) for fold in folds for label, row in zip(fold.labels, fold.scores)]
+                faults += check_seed((*key, seed), folds, rows, figures)
+            yield from ((f"FAULT {name}: {fault}", True) for fault in faults)
+            if not faults:
+                sound[seed] = folds
+                yield f"ok    {name}: {len(folds)} folds, archived", False
+        for fault in check_row(key, sound, figures) if sound else ():
+            yield f"FAULT {' '.join(key)}: {fault}", True
+    yield f"note  {path}: checkpoints, logs and statistics can only be audited in the run folders", False
+
+
+def check_archived(runs, fold):
+    """Faults of one fold of an archive, as far as it tells."""
+    try:
+        index = results.read_index(runs, fold.config["database"]["name"], fold.config["settings"]["utterances"])
+        yield from compare_database(fold, index)
+        yield from compare_speakers(fold, index, set(fold.config["train_speakers"]))
+        yield from compare_settings(fold)
+    except ODD as error:
+        yield f"{fold.folder}: lacks what the audit needs ({error!r:.200})"
 
 
 # ------------------------------------------------------------------------------------------- one fold

@@ -6,12 +6,14 @@
     python evaluate.py --track all                      # last epoch, validation and oracle side by side
     python evaluate.py --table significance --models tft atfnn --db casia
     python evaluate.py --audit                          # prove the results from the saved files alone
+    python evaluate.py --export published               # predictions small enough to publish: archive.py
+    python evaluate.py --runs published                 # the tables, from them
     python evaluate.py --figure confusion --db casia --model tft --out confusion.png     # others in figures.py
 
-Reads only the predictions that train.py saved below `--runs`, and never trains. WAR and UAR are in per
-cent and pooled over all folds; the means over folds stand beside them. With several seeds a figure is their
-mean and standard deviation. What is not run shows the published figure alone. Formats: text, markdown and
-latex for reading, csv and json with every column for programs.
+Reads only the predictions that train.py saved, or --export archived, below `--runs`, and never trains. WAR and
+UAR are in per cent and pooled over all folds; the means over folds stand beside them. With several seeds a figure
+is their mean and standard deviation. What is not run shows the published figure alone. Formats: text, markdown
+and latex for reading, csv and json with every column for programs.
 """
 
 import csv
@@ -27,6 +29,7 @@ from pathlib import Path
 
 import numpy as np
 
+import archive
 import audit
 import audit_table
 import protocols
@@ -72,12 +75,14 @@ def collect(runs, protocol, seeds, track, only=None, only_model=None):
 
     `only`, `only_model`: one database, one model; a fault in another then does no harm.
     """
+
+    def is_wanted(database, model, its_protocol):
+        return its_protocol == protocol and only in (None, database) and only_model in (None, model)
+
     found, notes = {}, []
     for *place, folder in results.find_folds(runs, track):
         database, model, its_protocol, seed, number = place
-        if its_protocol != protocol or (seeds and seed not in seeds) or (only and database != only):
-            continue
-        if only_model and model != only_model:
+        if not is_wanted(database, model, its_protocol) or (seeds and seed not in seeds):
             continue
         folds = found.setdefault((database, model), {}).setdefault(seed, [])
         if results.is_done(folder):
@@ -92,7 +97,25 @@ def collect(runs, protocol, seeds, track, only=None, only_model=None):
             folds.append(best_on_test(fold) if track == "oracle" else fold)
         elif (folder / results.MARKER).exists():
             notes.append(f"{folder}: damaged since it was finished, not counted; repeat the training command")
-    return found, notes
+    for *place, path in archive.find(runs):
+        for fold in archive.read_folds(path, track) if is_wanted(*place) else ():
+            seed, number = (fold.config["settings"][name] for name in ("seed", "fold"))
+            if seeds and seed not in seeds:
+                continue
+            folds = found.setdefault(tuple(place[:2]), {}).setdefault(seed, [])
+            if twice := [one for one in folds if one.config["settings"]["fold"] == number]:
+                raise results.RunError(f"{fold.folder}: is there as {twice[0].folder} too; remove one of them")
+            folds.append(fold)
+    for key, by_seed in found.items():  # as if all of them lay in folders
+        by_seed = {seed: sorted(by_seed[seed], key=lambda fold: fold.config["settings"]["fold"]) for seed in by_seed}
+        found[key] = dict(sorted(by_seed.items()))
+    return dict(sorted(found.items())), notes
+
+
+def all_runs(runs):
+    """(database, model, protocol) of all that lies below `runs`, finished or not, in sorted order."""
+    folds = [fold for track in ("last", "validation") for fold in results.find_folds(runs, track)]
+    return sorted({tuple(place[:3]) for place in (*folds, *archive.find(runs))})
 
 
 def best_on_test(fold):
@@ -563,18 +586,23 @@ def check_figure_options(options):
         raise protocols.UsageError(f"--track {options.track}: --figure {figure} takes {' or '.join(tracks)}")
 
 
-def check_audit_options(options):
-    """UsageError for an option that the audit would pass over."""
-    usual = vars(parse_command_line([]))
-    for name in ("table", "models", "track", "db", "protocol", "seed", "format"):
-        if options.audit is not None and getattr(options, name) != usual[name]:
-            raise protocols.UsageError(f"--{name}: the audit checks all that is there; leave it out")
+def check_whole_options(options):
+    """UsageError for an option that the audit or the export would pass over."""
+    usual, passed_over, reason = vars(parse_command_line([])), (), ""
+    if options.export is not None:
+        passed_over = ("figure", "audit", "table", "models", "track", "seed", "format")
+        reason = "the export takes all tracks and seeds and prints no table"
+    elif options.audit is not None:
+        passed_over = ("table", "models", "track", "db", "protocol", "seed", "format")
+        reason = "the audit checks all that is there"
+    for name in passed_over:
+        if getattr(options, name) != usual[name]:
+            raise protocols.UsageError(f"--{name}: {reason}; leave it out")
 
 
 def choose_run(options):
     """Database and model of a figure: those named, or the only ones that were run."""
-    folds = [fold for track in ("last", "validation") for fold in results.find_folds(options.runs, track)]
-    ran = sorted({(database, model) for database, model, protocol, *_ in folds if protocol == options.protocol})
+    ran = [(database, model) for database, model, protocol in all_runs(options.runs) if protocol == options.protocol]
     name = options.db
     if name and name not in dict(ran):
         name = protocols.database_name(name)
@@ -614,7 +642,11 @@ def make_figure(options):
     title = f"{database}: {model}, leaving one {options.protocol} out"
     first = next(iter(runs))
     if options.figure == "curves":
-        trained = {track: list(map(figures.fold_curve, runs[track])) for track in figures.TRAINED if track in runs}
+        trained = {
+            track: [(archive if fold.archive else figures).fold_curve(fold) for fold in runs[track]]
+            for track in figures.TRAINED
+            if track in runs
+        }
         figure = figures.draw_curves(trained, reached, title, notes)
     elif options.figure == "confusion":
         title += f"\n{figures.MARKS[first][0]}: {reached[first]}"
@@ -637,6 +669,10 @@ def attention_figure(options, database, folds):
     if fold is None:
         place, one = folds[0].folder.parent, folds[0].ids[0]
         raise protocols.UsageError(f"--utterance {name}: no finished fold in {place} tests it; name one such as {one}")
+    if fold.archive:
+        raise protocols.UsageError(
+            f"{fold.archive}: holds predictions and no model; --figure attention needs the --runs that train.py wrote"
+        )
     if database not in protocols.DATABASES and not str(options.db).endswith(".csv"):
         raise protocols.UsageError(f"--db {options.db or database}: give the path of its manifest .csv for this figure")
     # how many others there are does not matter
@@ -685,7 +721,7 @@ def parse_command_line(arguments=None):
         "--protocol", default="speaker", choices=protocols.PROTOCOLS, help="what our folds leave out (default: speaker)"
     )
     add("--seed", help="seeds to count: a number, or a range such as 0-4 (default: all that are there)")
-    add("--runs", help="folder of the results (default: runs)")
+    add("--runs", help="folder of the results, or of what --export wrote (default: runs)")
     add("--format", default="text", choices=FORMATS, help="how to print (default: text)")
     add("--figure", choices=FIGURES, help="draw a figure instead; needs requirements-figures.txt")
     add("--out", help="file of the figure: .png, .svg or .pdf")
@@ -699,6 +735,11 @@ def parse_command_line(arguments=None):
         const="",
         metavar="TABLE",
         help="check the saved files instead, and a table saved with --format json",
+    )
+    add(
+        "--export",
+        metavar="FOLDER",
+        help="archive instead, in a few text files that --runs reads, what the tables and curves need",
     )
     return parser.parse_args(arguments)
 
@@ -734,8 +775,7 @@ def table_rows(table, databases, found, summaries, protocol, seeds, track, model
 def make_rows(options):
     """Rows of the tables that the options name, and notes on what was not counted."""
     seeds = results.parse_seeds(options.seed) if options.seed else None
-    ran = [fold[0] for track in ("last", "validation") for fold in results.find_folds(options.runs, track)]
-    databases = choose_databases(options, list(dict.fromkeys(ran)))
+    databases = choose_databases(options, list(dict.fromkeys(run[0] for run in all_runs(options.runs))))
     rows, damaged = [], []
     for track in results.TRACKS if options.track == "all" else [options.track]:
         found, notes = collect(options.runs, options.protocol, seeds, track, databases[0] if options.db else None)
@@ -755,10 +795,12 @@ def make_rows(options):
 def main(arguments=None):
     options = parse_command_line(arguments)
     check_figure_options(options)
-    check_audit_options(options)
+    check_whole_options(options)
     if options.runs is not None and not Path(options.runs).is_dir():
         raise protocols.UsageError(f"--runs {options.runs}: no such folder; name the one that train.py wrote")
     options.runs = options.runs or "runs"
+    if options.export is not None:
+        return export(options)
     if options.audit is not None:
         return run_audit(options)
     if options.figure:
@@ -770,6 +812,34 @@ def main(arguments=None):
         print(as_csv(rows))
     else:
         print(render(rows, options.format))
+    for note in damaged:
+        print(f"evaluate.py: {note}", file=sys.stderr)
+
+
+def export(options):
+    """Archive the finished folds of --runs, in a file for each database and model."""
+    if not options.export or Path(options.export).resolve() == Path(options.runs).resolve():
+        raise protocols.UsageError(f"--export {options.export}: name a folder other than --runs")
+    databases = choose_databases(options, list(dict.fromkeys(run[0] for run in all_runs(options.runs))))
+    tracks, damaged = {}, []  # (database, model) -> track -> folds
+    for track in results.TRACKS:
+        found, notes = collect(options.runs, options.protocol, None, track, databases[0] if options.db else None)
+        damaged += [note for note in notes if note not in damaged]
+        for key, by_seed in found.items():
+            if folds := [fold for its_folds in by_seed.values() for fold in its_folds]:
+                check_alike(folds)
+                tracks.setdefault(key, {})[track] = folds
+    archived = [fold.archive for by_track in tracks.values() for folds in by_track.values() for fold in folds]
+    if already := next(filter(None, archived), None):
+        raise protocols.UsageError(f"{already}: is an archive; copy it, or name the --runs that train.py wrote")
+    if not tracks:
+        none = f"{options.runs}: has no finished fold of this --db and --protocol; first run train.py, or set --runs"
+        raise protocols.UsageError("; ".join([*damaged, none]))
+    archives = {key: archive.files(options.export, options.runs, by_track) for key, by_track in tracks.items()}
+    for key, files in archives.items():  # none is written where another would be refused
+        for path, text in files.items():
+            results.write_text(path, text)
+        print(f"{path}: " + ", ".join(f"{track} {len(folds)} folds" for track, folds in tracks[key].items()))
     for note in damaged:
         print(f"evaluate.py: {note}", file=sys.stderr)
 
@@ -817,5 +887,5 @@ def run_audit(options):
 
 
 if __name__ == "__main__":
-    with results.plain_errors("evaluate.py", interrupted="it changes nothing but the file of --out"):
+    with results.plain_errors("evaluate.py", interrupted="it changes nothing but what --out and --export name"):
         main()
