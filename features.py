@@ -43,6 +43,8 @@ CHUNK_FILES = 16  # recordings per unit of work of the process pool
 
 FORMATS = ("WAV", "WAVEX", "FLAC")  # of these a file that was cut short is noticed
 RATES = (4_000, 384_000)  # Hz, what a recording's header may say
+MOST_OVERLAP = 0.75  # of a segment
+LATER_FIELDS = dict(overlap=0.0, emphasized="segment")  # of FrontEnd, that earlier runs do not tell
 LOUDEST = 8.0  # samples belong in [-1, 1]; floating-point files may overshoot, not hold integers
 
 
@@ -55,8 +57,8 @@ class FrontEnd:
     """Settings of the front end. Both papers: 16 kHz, 20 ms Hamming window, 10 ms shift, 512-point FFT,
     80 Mel bands (TFT section 3.3, ATFNN section III-C)."""
 
-    frames: int  # frames of a segment; also the hop between segments, which do not overlap
-    pre_emphasis: float  # y[n] = x[n] - a x[n-1] within each segment; 0: none
+    frames: int  # frames of a segment
+    pre_emphasis: float  # y[n] = x[n] - a x[n-1]; 0: none
     rate: int = 16_000  # Hz
     window: int = 320  # samples, 20 ms
     shift: int = 160  # samples, 10 ms
@@ -65,6 +67,8 @@ class FrontEnd:
     low: float = 0.0  # Hz, lower edge of the first triangle
     high: float = 8_000.0  # Hz, upper edge of the last triangle
     floor: float = 1e-6  # added to a band's energy before the logarithm
+    overlap: float = 0.0  # share of a segment that the next one holds too; a whole number of frames
+    emphasized: str = "segment"  # pre-emphasis within each segment, or of the utterance before it is cut
 
     @property
     def samples(self):
@@ -74,7 +78,16 @@ class FrontEnd:
     @property
     def hop(self):
         """Samples between the starts of two segments."""
-        return self.frames * self.shift
+        return round(self.frames * (1 - self.overlap)) * self.shift
+
+    def overlap_fits(self):
+        """True if segments overlap by a whole number of frames and by no more than MOST_OVERLAP."""
+        frames = self.frames * self.overlap
+        return 0 <= self.overlap <= MOST_OVERLAP and abs(frames - round(frames)) < 1e-6
+
+    def told(self):
+        """Its values by name, as runs tell them: without those of LATER_FIELDS that are as in runs before them."""
+        return {name: value for name, value in asdict(self).items() if LATER_FIELDS.get(name) != value}
 
 
 FRONT_ENDS = {
@@ -147,9 +160,10 @@ def _wav_cut_short(path):
 
 
 def count_segments(samples, front_end):
-    """Segments of a recording of `samples` samples: whole frames, rounded up to full segments, at least one."""
+    """Segments of a recording of `samples` samples: as many as hold every whole frame, at least one."""
     frames = 1 + (samples - front_end.window) // front_end.shift
-    return max(1, -(-frames // front_end.frames))
+    hop = front_end.hop // front_end.shift  # frames
+    return max(1, 1 - (front_end.frames - frames) // hop)  # of those past the first, rounded up
 
 
 def split_segments(wave, front_end):
@@ -227,11 +241,14 @@ def _sparse_bank(front_end):
 
 def log_mel(wave, front_end):
     """Log-Mel segments of a waveform: float32 (samples,) -> (S, bands, frames)."""
+    within = front_end.emphasized == "segment"
+    wave = wave if within else pre_emphasize(wave, front_end.pre_emphasis)
     segments = split_segments(wave, front_end)  # (S, samples)
     bands, frames = front_end.bands, front_end.frames
     out = np.empty((len(segments), bands, frames), np.float32)
     for start in range(0, len(segments), BLOCK_SEGMENTS):
-        block = pre_emphasize(segments[start : start + BLOCK_SEGMENTS], front_end.pre_emphasis)
+        block = segments[start : start + BLOCK_SEGMENTS]
+        block = pre_emphasize(block, front_end.pre_emphasis) if within else block
         power = power_spectrum(split_frames(block, front_end.window, front_end.shift), front_end.fft)
         energy = _sparse_bank(front_end) @ power.reshape(-1, power.shape[-1]).T  # (bands, s * frames)
         level = np.log(energy + np.float32(front_end.floor)).reshape(bands, -1, frames)
