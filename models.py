@@ -53,14 +53,14 @@ def folded_convolution(x, conv, norm):
 class ConvEncoder(nn.Module):
     """Two convolutions with batch norm and ReLU (TFT eqs. 1, 4, 7), then the mean over the 64 channels."""
 
-    def __init__(self, kernel, stride, padding, channels=64):
+    def __init__(self, kernel, stride, padding, channels=64, momentum=0.1):
         super().__init__()
         self.layers = nn.Sequential(
             nn.Conv2d(1, channels, kernel, stride, padding),
-            nn.BatchNorm2d(channels),
+            nn.BatchNorm2d(channels, momentum=momentum),
             nn.ReLU(inplace=True),
             nn.Conv2d(channels, channels, kernel, stride, padding),
-            nn.BatchNorm2d(channels),
+            nn.BatchNorm2d(channels, momentum=momentum),
             nn.ReLU(inplace=True),
         )
 
@@ -76,25 +76,29 @@ class ConvEncoder(nn.Module):
 class TransformerEncoder(nn.Module):
     """Post-norm encoder layer; with q = k = v TFT eqs. 2-3 and 5-6, else the CO-Transformer, eqs. 8-9.
 
-    The residual is the value: LN(MA(q, k, v) + v), which for self-attention is the token itself.
+    The residual is the value: LN(MA(q, k, v) + v), which for self-attention is the token itself. `dropout` acts
+    where nn.TransformerEncoderLayer has it: on the attention weights, after the attention, inside and after the MLP.
     """
 
-    def __init__(self, embedding, heads, feed_forward):
+    def __init__(self, embedding, heads, feed_forward, dropout=0.0):
         super().__init__()
-        self.attention = nn.MultiheadAttention(embedding, heads, batch_first=True)
+        self.attention = nn.MultiheadAttention(embedding, heads, dropout, batch_first=True)
         self.norm_attention = nn.LayerNorm(embedding)
         self.mlp = nn.Sequential(
-            nn.Linear(embedding, feed_forward), nn.ReLU(inplace=True), nn.Linear(feed_forward, embedding)
+            nn.Linear(embedding, feed_forward),
+            nn.Sequential(nn.ReLU(inplace=True), nn.Dropout(dropout)),  # one, for the names of the weights
+            nn.Linear(feed_forward, embedding),
         )
         self.norm_mlp = nn.LayerNorm(embedding)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, q, k, v, maps=None, name=None):
         # all (b, tokens, embedding); a map is (b, heads, tokens, tokens), rows the queries
         attended, weights = self.attention(q, k, v, need_weights=maps is not None, average_attn_weights=False)
         if maps is not None:
             maps[name] = weights
-        x = self.norm_attention(attended + v)
-        return self.norm_mlp(self.mlp(x) + x)
+        x = self.norm_attention(self.dropout(attended) + v)
+        return self.norm_mlp(self.dropout(self.mlp(x)) + x)
 
 
 def pool_rows(y):
@@ -110,20 +114,22 @@ class TFT(nn.Module):
     Maps: T-Trans (b, 2, d, d), F-Trans (b, 2, f, f), TF-Trans (b, 4, f/4, f/4).
     """
 
-    def __init__(self, classes, bands=80, frames=80, time=True, frequency=True, joint=True):
+    def __init__(
+        self, classes, bands=80, frames=80, time=True, frequency=True, joint=True, dropout=0.0, bn_momentum=0.1
+    ):
         super().__init__()
         rows, columns = bands // 4, frames // 4
         if time:
-            self.conv_time = ConvEncoder((5, 1), (2, 1), (2, 0))
-            self.time_encoder = TransformerEncoder(rows, heads=2, feed_forward=512)
+            self.conv_time = ConvEncoder((5, 1), (2, 1), (2, 0), momentum=bn_momentum)
+            self.time_encoder = TransformerEncoder(rows, heads=2, feed_forward=512, dropout=dropout)
             self.map_time = nn.Linear(frames, columns)
         if frequency:
-            self.conv_frequency = ConvEncoder((1, 5), (1, 2), (0, 2))
-            self.frequency_encoder = TransformerEncoder(columns, heads=2, feed_forward=512)
+            self.conv_frequency = ConvEncoder((1, 5), (1, 2), (0, 2), momentum=bn_momentum)
+            self.frequency_encoder = TransformerEncoder(columns, heads=2, feed_forward=512, dropout=dropout)
             self.map_frequency = nn.Linear(bands, rows)
         if joint:
-            self.conv_joint = ConvEncoder((5, 5), (2, 2), (2, 2))
-            self.joint_encoder = TransformerEncoder(columns, heads=4, feed_forward=1024)
+            self.conv_joint = ConvEncoder((5, 5), (2, 2), (2, 2), momentum=bn_momentum)
+            self.joint_encoder = TransformerEncoder(columns, heads=4, feed_forward=1024, dropout=dropout)
         self.time, self.frequency, self.joint = time, frequency, joint
         self.classifier = nn.Linear(2 * columns if joint else 4 * columns, classes)
 
@@ -151,21 +157,31 @@ class TFT(nn.Module):
 # ---------------------------------------------------------------------------------------------- ATFNN
 
 
-class Gate(nn.Module):
-    """F-Attention or T-Attention: a weight in (0, 1) for each group of 5 bands or 8 frames (Figs. 3, 4).
+GATES = ("sigmoid", "softmax", "none")  # what the convolution's output goes through; the paper names nothing
 
-    (b, 1, f, t) -> (b, 1, f, t): the mean over the channels of sigmoid(conv), each group's weight repeated
-    over its bands or frames. The caller adds weight * features to the features (eqs. 1 and 2).
+
+class Gate(nn.Module):
+    """F-Attention or T-Attention: a weight for each group of 5 bands or 8 frames (Figs. 3, 4).
+
+    (b, inputs, f, t) -> (b, 1, f, t): the mean over the channels of activation(conv), each group's weight repeated
+    over its bands or frames. The caller adds weight * features to the features (eqs. 1 and 2). The activation is a
+    sigmoid, a softmax over the groups of a frame or band, whose weights sum to 1, or none.
     """
 
-    def __init__(self, group, channels=8):
+    def __init__(self, group, channels=8, inputs=1, activation="sigmoid"):
         super().__init__()
         self.group = group  # (5, 1) bands or (1, 8) frames
-        self.conv = nn.Conv2d(1, channels, group, stride=group)
+        self.axis = 2 if group[0] > 1 else 3
+        self.conv = nn.Conv2d(inputs, channels, group, stride=group)
+        self.activation = activation
 
     def forward(self, x, maps=None, name=None):
-        weight = self.conv(x).sigmoid().mean(1, keepdim=True)  # (b, 1, f/5, t) or (b, 1, f, t/8)
-        weight = weight.repeat_interleave(max(self.group), 2 if self.group[0] > 1 else 3)
+        weight = self.conv(x)  # (b, c, f/5, t) or (b, c, f, t/8)
+        if self.activation == "sigmoid":
+            weight = weight.sigmoid()
+        elif self.activation == "softmax":
+            weight = weight.softmax(self.axis)
+        weight = weight.mean(1, keepdim=True).repeat_interleave(max(self.group), self.axis)
         if maps is not None:
             maps[name] = weight
         return weight
@@ -269,12 +285,12 @@ class TimeEncoder(nn.Module):
     """T-Encoder: three-layer BiLSTM, (b, t, features) -> (b, 256), the last hidden state of each direction.
 
     The backward direction ends at the first frame: its last state is not the output at the last frame
-    (ATFNN section II-A2).
+    (ATFNN section II-A2). `dropout` acts between the layers.
     """
 
-    def __init__(self, features, hidden=128, layers=3):
+    def __init__(self, features, hidden=128, layers=3, dropout=0.0):
         super().__init__()
-        self.lstm = nn.LSTM(features, hidden, layers, batch_first=True, bidirectional=True)
+        self.lstm = nn.LSTM(features, hidden, layers, batch_first=True, dropout=dropout, bidirectional=True)
 
     def forward(self, x):
         _, (states, _) = self.lstm(x)  # (2 * layers, b, hidden)
@@ -286,19 +302,25 @@ class ATFNN(nn.Module):
 
     `f_attention`, `f_encoder`, `t_attention` and `t_encoder` switch the parts (Table III). Without
     F-Encoder the BiLSTM reads the f bands of a frame; without T-Encoder the mean over the frames is classified.
+    `t_attention_input` is what T-Attention computes its weight from: the log-Mel x (eq. 2, Fig. 4), or the c channels
+    of the encoded x-hat' (eq. 4). `dropout` acts between the BiLSTM's layers and before the classifier.
     Maps: F-Attention and T-Attention, both (b, 1, f, t).
     """
 
     def __init__(
         self, classes, bands=80, frames=128, channels=8,
         f_attention=True, f_encoder=True, t_attention=True, t_encoder=True,
+        dropout=0.0, f_encoder_heads=2, gate="sigmoid", t_attention_input="log-mel",
     ):  # fmt: skip
         super().__init__()
         features = bands * channels if f_encoder else bands
-        self.f_attention = Gate((5, 1), channels) if f_attention else None
-        self.f_encoder = FrequencyEncoder(channels) if f_encoder else None
-        self.t_attention = Gate((1, 8), channels) if t_attention else None
-        self.t_encoder = TimeEncoder(features) if t_encoder else None
+        self.encoded_gate = t_attention_input == "encoded"
+        inputs = channels if self.encoded_gate else 1
+        self.f_attention = Gate((5, 1), channels, activation=gate) if f_attention else None
+        self.f_encoder = FrequencyEncoder(channels, heads=f_encoder_heads) if f_encoder else None
+        self.t_attention = Gate((1, 8), channels, inputs, gate) if t_attention else None
+        self.t_encoder = TimeEncoder(features, dropout=dropout) if t_encoder else None
+        self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(256 if t_encoder else features, classes)
 
     def forward(self, x, maps=None):
@@ -306,10 +328,11 @@ class ATFNN(nn.Module):
         if self.f_attention:
             y = y + self.f_attention(x, maps, "F-Attention") * y
         y = self.f_encoder(y) if self.f_encoder else y.permute(0, 3, 2, 1)  # (b, t, f, c or 1)
-        if self.t_attention:  # its weight comes from the log-Mel x itself (Fig. 4, eq. 2; eq. 4 differs)
-            y = y + self.t_attention(x, maps, "T-Attention").permute(0, 3, 2, 1) * y
+        if self.t_attention:
+            source = y.permute(0, 3, 2, 1) if self.encoded_gate else x  # (b, c or 1, f, t)
+            y = y + self.t_attention(source, maps, "T-Attention").permute(0, 3, 2, 1) * y
         y = y.flatten(2)  # (b, t, f * c)
-        return self.classifier(self.t_encoder(y) if self.t_encoder else y.mean(1))
+        return self.classifier(self.dropout(self.t_encoder(y) if self.t_encoder else y.mean(1)))
 
 
 # ------------------------------------------------------------------------------------------- registry
@@ -326,7 +349,10 @@ MODELS = {  # name -> class and switches: TFT Table 5, ATFNN Table III
 }
 
 
+OPTIONS = ("dropout", "bn_momentum", "f_encoder_heads", "gate", "t_attention_input")  # of one network or both
+
+
 def build(name, classes, **sizes):
-    """The network called `name` for `classes` classes; `sizes` may set `bands` and `frames`."""
+    """The network called `name` for `classes` classes; `sizes` may set `bands`, `frames` and its OPTIONS."""
     network, switches = MODELS[name]
     return network(classes, **sizes, **switches)
