@@ -9,6 +9,7 @@ on its own stream. The host waits for the device once an epoch. Engines, chosen 
 """
 
 import os
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -53,8 +54,9 @@ def to_device(database, heard, device):
 def standardization(data, kind, train):
     """Offset and scale (1 or S, bands, 1) of the z-score per band: x -> (x - offset) * scale.
 
-    `fold` takes mean and standard deviation over the segments `train` alone; `segment` and `utterance` take
-    each segment's or utterance's own; `none` changes nothing. Sums run in float64, over (S, bands) numbers.
+    `fold` takes mean and standard deviation over the segments `train` alone; `segment`, `utterance` and `speaker`
+    take each segment's, utterance's or speaker's own, of a tested speaker too, without labels; `none` changes nothing.
+    Sums run in float64, over (S, bands) numbers.
     """
     if kind == "none":
         zero = data.segments.new_zeros(1, data.segments.shape[1], 1)
@@ -62,6 +64,9 @@ def standardization(data, kind, train):
     variance, mean = (part.double() for part in torch.var_mean(data.segments, 2, correction=0))  # (S, bands)
     group = torch.zeros_like(data.utterance_of) if kind == "fold" else data.utterance_of
     group = torch.arange(len(group), device=group.device) if kind == "segment" else group
+    if kind == "speaker":
+        speaker_of = np.unique(data.database.speakers, return_inverse=True)[1]  # (utterances,)
+        group = torch.from_numpy(speaker_of).to(group.device)[group]
     used = train if kind == "fold" else slice(None)
     group_used, groups = group[used], int(group.max()) + 1
     size = torch.bincount(group_used, minlength=groups)[:, None]
@@ -119,27 +124,33 @@ def epoch_order(segments, seed, epoch):
     return torch.randperm(segments, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
 
 
-def make_model(name, classes, seed, front_end, device):
+def make_model(name, classes, seed, front_end, device, **options):
     """The model with weights that depend on the seed only, in the layout that its convolutions read faster."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = models.build(name, classes, bands=front_end.bands, frames=front_end.frames)
+        model = models.build(name, classes, bands=front_end.bands, frames=front_end.frames, **options)
     return model.to(device, memory_format=torch.channels_last)
 
 
-def train_step(model, optimizer, x, y, precision="float32"):
-    """One step of Adam on the cross-entropy of the logits (TFT eq. 13, its double softmax left out)."""
+def model_options(settings):
+    """What a run's settings tell of the network beyond its name."""
+    return {name: settings[name] for name in models.OPTIONS if name in settings}
+
+
+def train_step(model, optimizer, x, y, precision="float32", double_softmax=False):
+    """One step of Adam on the cross-entropy of the logits, or of their softmax, as TFT eq. 13 reads."""
     optimizer.zero_grad(set_to_none=True)
     with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=False):
         logits = model(x)
-    loss = cross_entropy(logits.float(), y)
+    logits = logits.float()
+    loss = cross_entropy(logits.softmax(1) if double_softmax else logits, y)
     loss.backward()
     optimizer.step()
     return loss.detach()
 
 
-def score(model, data, standard, utterances):
-    """Mean posterior of the segments of each utterance, float32 (n, classes), in evaluation mode and float32."""
+def score(model, data, standard, utterances, aggregation="mean"):
+    """Scores of each utterance from its segments' posteriors, float32 (n, classes), in evaluation mode and float32."""
     if not len(utterances):  # --fold none tests nobody
         return np.empty((0, len(data.database.classes)), np.float32)
     model.eval()
@@ -147,7 +158,7 @@ def score(model, data, standard, utterances):
         index = data.segments_of(utterances)
         parts = [model(gather(data, standard, some)).softmax(1) for some in index.split(EVAL_BATCH)]
     model.train()
-    return protocols.utterance_scores(torch.cat(parts).cpu().numpy(), data.heard.counts[utterances])
+    return protocols.utterance_scores(torch.cat(parts).cpu().numpy(), data.heard.counts[utterances], aggregation)
 
 
 class Training:
@@ -157,7 +168,9 @@ class Training:
         self.data, self.settings, self.engine = data, settings, engine
         device, classes = data.segments.device, len(data.database.classes)
         front_end = features.FrontEnd(**settings["front_end"])
-        self.model = make_model(settings["model"], classes, settings["seed"], front_end, device)
+        self.model = make_model(
+            settings["model"], classes, settings["seed"], front_end, device, **model_options(settings)
+        )
         on_gpu = device.type == "cuda"
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=settings["lr"], fused=True, capturable=on_gpu)
         self.segments = data.segments_of(fit)
@@ -180,14 +193,17 @@ class Training:
         """Train on the next `size` segments of the order."""
         index = self.order[self.place + self.within[:size]]
         x, y = gather(self.data, self.standard, index), self.data.labels[index]
-        loss = train_step(self.model, self.optimizer, x, y, self.settings["precision"])
+        settings = self.settings
+        loss = train_step(
+            self.model, self.optimizer, x, y, settings["precision"], settings.get("double_softmax", False)
+        )
         self.losses.index_copy_(0, self.number, loss.view(1))
         self.place += size
         self.number += 1
 
     def begin_epoch(self, report=lambda step, steps: None):
         """Queue the next epoch's steps."""
-        with torch.cuda.stream(self.stream):
+        with torch.cuda.stream(self.stream), self.own_masks():
             permutation = epoch_order(len(self.segments), self.settings["seed"], self.epoch + 1)
             self.order.copy_(self.segments[permutation.to(self.segments.device)])
             if self.engine == "graph":
@@ -197,6 +213,17 @@ class Training:
             for done, size in enumerate(self.sizes, 1):
                 self.graphs[size].replay() if self.engine == "graph" else self.step(size)
                 report(done, len(self.sizes))
+
+    @contextmanager
+    def own_masks(self):
+        """Dropout masks that depend on seed, fold and epoch only: of the fold itself, also after it was stopped."""
+        settings = self.settings
+        if not settings.get("dropout"):
+            yield
+            return
+        with torch.random.fork_rng(devices=[torch.cuda.current_device()] if self.stream else []):
+            torch.manual_seed((settings["seed"] * 1_000_003 + self.epoch + 1) * 1009 + settings["fold"])
+            yield
 
     def end_epoch(self):
         """Wait for the epoch and return the loss of each step."""
@@ -226,9 +253,9 @@ class Training:
         return graph
 
     def score(self, utterances):
-        """Mean posterior of the segments of each utterance, float32 (n, classes)."""
+        """Scores of each utterance from its segments' posteriors, float32 (n, classes)."""
         with torch.cuda.stream(self.stream):
-            return score(self.model, self.data, self.standard, utterances)
+            return score(self.model, self.data, self.standard, utterances, self.settings.get("aggregation", "mean"))
 
     def state(self):
         return dict(model=self.model.state_dict(), optimizer=self.optimizer.state_dict()["state"], epoch=self.epoch)

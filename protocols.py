@@ -477,14 +477,25 @@ def _natural(name):
 # ------------------------------------------------------------------------------------------- metrics
 
 
-def utterance_scores(posteriors, counts):
-    """Mean posterior of each utterance: segments (S, K) and segments per utterance (N,) -> (N, K)."""
+AGGREGATIONS = ("mean", "majority")
+
+
+def utterance_scores(posteriors, counts, aggregation="mean"):
+    """Scores of each utterance: posteriors of segments (S, K), segments per utterance (N,) -> (N, K), rows sum to 1.
+
+    `mean` is the mean posterior. `majority` are the segments' votes for their likeliest class, to which the mean
+    posterior adds half a vote: it breaks ties, and is too little to overturn a vote.
+    """
     if counts.min() < 1 or counts.sum() != len(posteriors):
         raise ValueError(
             f"{len(posteriors)} segments do not share out among {len(counts)} utterances of {counts.sum()}"
         )
-    starts = np.cumsum(counts) - counts
-    return np.add.reduceat(posteriors, starts, axis=0) / counts[:, None].astype(posteriors.dtype)
+    starts, number = np.cumsum(counts) - counts, counts[:, None].astype(posteriors.dtype)
+    mean = np.add.reduceat(posteriors, starts, axis=0) / number
+    if aggregation == "mean":
+        return mean
+    votes = np.eye(posteriors.shape[1], dtype=posteriors.dtype)[posteriors.argmax(1)]
+    return (np.add.reduceat(votes, starts, axis=0) + mean / 2) / (number + posteriors.dtype.type(0.5))
 
 
 def confusion(labels, scores):
