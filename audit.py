@@ -27,7 +27,6 @@ import math
 import re
 from collections import Counter
 from contextlib import suppress
-from dataclasses import asdict
 
 import numpy as np
 
@@ -228,13 +227,13 @@ def compare_settings(fold):
     import train  # which imports the evaluator, and that this file
 
     config, settings, path = fold.config, fold.config["settings"], fold.folder / "config.json"
-    recipe = train.RECIPES[settings["model"]]
-    usual = {name: getattr(recipe, name) for name in ("epochs", "batch_size", "lr")}
-    usual.update(normalization="fold", precision="float32")
-    due = [f"{name} {settings[name]} instead of {value}" for name, value in usual.items() if settings[name] != value]
+    if missing := sorted(set(train.ALWAYS) - set(settings)):
+        yield f"{path}: does not tell {missing[0]}"
+        return
+    due = train.deviations_of(settings)
     if config["deviations"] != due:
         yield f"{path}: tells the deviations {config['deviations']}, its settings give {due}"
-    if settings["front_end"] != asdict(features.FRONT_ENDS[recipe.front_end]):
+    if features.FrontEnd(**settings["front_end"]) != train.front_end_of(settings["model"], settings):
         yield f"{path}: front_end is not that of {settings['model']}"
     versions = config["code"]
     if not CODE <= set(versions) or not all(re.fullmatch("[0-9a-f]{16}", version) for version in versions.values()):

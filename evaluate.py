@@ -107,8 +107,8 @@ def check_alike(folds):
     tested = {}
     for fold in folds:
         settings, first = fold.config["settings"], folds[0].config["settings"]
-        for name, value in settings.items():
-            if name not in results.FOLD_SETTINGS and value != first.get(name):
+        for name in {**settings, **first}:
+            if name not in results.FOLD_SETTINGS and settings.get(name) != first.get(name):
                 raise results.RunError(
                     f"{fold.folder}: differs from {folds[0].folder} in {name}; keep them in separate --runs"
                 )
@@ -328,6 +328,11 @@ def significance_rows(models, databases, found, protocol, track):
                 war_first=100 * float(ours.mean()), war_second=100 * float(theirs.mean()),
                 difference=100 * told.war_difference, difference_speakers=[100 * end for end in told.interval],
                 speakers=int(speakers.max()) + 1, speaker_p=told.speaker_p, mcnemar_p=told.mcnemar_p,
+                notes=[
+                    f"{model}: {note}"
+                    for model, run in zip((first, second), runs)
+                    for note in run[seeds[0]][0].config["deviations"]
+                ],
                 seeds=seeds, seeds_agree=told.seeds_agree, verdict=f"{winner} is better" if winner else told.verdict,
             ))  # fmt: skip
     if not rows:
@@ -430,6 +435,7 @@ def significance_cells(row):
 
 def significance_notes(rows):
     notes = [f"{row['first']} - {row['second']}: {row['verdict']}, {row['speakers']} speakers" for row in rows]
+    notes += dict.fromkeys(note for row in rows for note in row["notes"])
     return notes + [
         "95% speakers: interval of the difference, bootstrap over speakers",
         f"p speakers: sign flips of the speakers' differences; it decides, at {significance.LEVEL}",

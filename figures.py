@@ -210,7 +210,7 @@ class Explained(NamedTuple):
 
     segments: np.ndarray  # (S, bands, frames) log-Mel, not normalised
     seconds: float  # length of the recording; the last segment is filled up with zeros
-    scores: np.ndarray  # (K,) mean posterior of the segments
+    scores: np.ndarray  # (K,) of the recording, from its segments' posteriors
     maps: dict  # name -> attention of each segment, (S, heads, queries, keys), or (S, 1, bands, frames) of a gate
     front_end: features.FrontEnd
 
@@ -222,7 +222,7 @@ def explain(folder, path):
     import engine
     import predict
 
-    model = predict.load_model(folder, "cpu")
+    (model,) = predict.load_models([folder], "cpu")
     segments, seconds, _ = features.extract(path, model.front_end)
     data, own = predict.prepare(segments, [len(segments)], model.settings["normalization"], "cpu")
     scores, parts = [], []
@@ -232,7 +232,9 @@ def explain(folder, path):
             x = engine.gather(data, own or model.standard, some)
             scores.append(model.network(x, parts[-1]).softmax(1))
     maps = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
-    return Explained(segments, seconds, torch.cat(scores).mean(0).numpy(), maps, model.front_end)
+    counts, aggregation = np.array([len(segments)]), model.settings.get("aggregation", "mean")
+    (scores,) = protocols.utterance_scores(torch.cat(scores).numpy(), counts, aggregation)
+    return Explained(segments, seconds, scores, maps, model.front_end)
 
 
 def panel(name, attention):
@@ -252,20 +254,25 @@ def band_of(hz, front_end):
 
 
 def draw_attention(told, title, notes=()):
-    """Log-Mel of the whole utterance and the attention of each segment, as in TFT Fig. 3 and ATFNN Fig. 6."""
+    """Log-Mel of the whole utterance and the attention of each segment, as in TFT Fig. 3 and ATFNN Fig. 6.
+
+    Segments that overlap stand side by side too, each whole, so that the time axis counts what they share again.
+    """
     front_end, count = told.front_end, len(told.segments)
-    block = front_end.hop / front_end.rate  # seconds from one segment to the next
+    block, hop = (step / front_end.rate for step in (front_end.frames * front_end.shift, front_end.hop))  # seconds
+    shown = told.seconds + (count - 1) * (block - hop)  # of the axis, up to the recording's end
     names = [name for name in ("T-Trans", "F-Trans", "TF-Trans", "F-Attention", "T-Attention") if name in told.maps]
     pictures = {"log-Mel": np.hstack(list(told.segments)), **{name: panel(name, told.maps[name]) for name in names}}
     filled = f"the recording ends at {told.seconds:.2f} s"
-    filled += "; zeros fill the last segment" if told.seconds < count * block else ""
+    filled += "; zeros fill the last segment" if shown < count * block else ""
+    filled += f"; segments of {block:.2f} s, one every {hop:.2f} s, side by side" if hop < block else ""
     width = float(np.clip(2.2 + 1.9 * count, 7, 14))
     figure = new_figure(width, 0.8 + 2.1 * len(pictures), title, [filled, *notes])
     grid = figure.subplots(len(pictures), squeeze=False)[:, 0]
     for letter, axes, (name, picture) in zip("abcde", grid, pictures.items()):
         step = front_end.bands / len(picture)  # bands of a row
         low, high = (0, block) if name == "T-Trans" else (-step / 2, front_end.bands - step / 2)
-        heard = picture[:, : max(1, round(picture.shape[1] * min(1, told.seconds / (count * block))))]
+        heard = picture[:, : max(1, round(picture.shape[1] * min(1, shown / (count * block))))]
         scale = {} if "Trans" in name else dict(vmin=heard.min(), vmax=heard.max())  # not that of the filling
         image = axes.imshow(picture, COLOURS, extent=(0, count * block, low, high), **SPECTROGRAM, **scale)
         kind = " spectrogram" if name == "log-Mel" else ""

@@ -71,6 +71,10 @@ def load_models(folders, device):
     """The models of some folds, which must be of one experiment."""
     loaded = [load_model(folder, device) for folder in folders]
     first, *others = (dict(model.settings, classes=model.classes) for model in loaded)
+    if first["normalization"] == "speaker":
+        raise results.RunError(
+            f"{folders[0]}: was trained with --normalization speaker, which {train.FOR_KNOWN_SPEAKERS}; name another run"
+        )
     for folder, told in zip(folders[1:], others):
         for name in {**first, **told}:
             if name not in results.FOLD_SETTINGS and first.get(name) != told.get(name):
@@ -103,6 +107,9 @@ def check_model(state, device):
         raise ValueError("its classes are not two names or more")
     if settings["model"] not in train.RECIPES or settings["normalization"] not in train.NORMALIZATIONS:
         raise ValueError("its model or normalisation is unknown")
+    for name in set(train.OPEN) & set(settings):
+        if not train.is_possible(name, settings[name], settings["model"]):
+            raise ValueError(f"its {name} is impossible")
     if (standard is None) == (settings["normalization"] == "fold"):
         raise ValueError("its normalisation is missing or too many")
     if standard is not None:
@@ -110,7 +117,8 @@ def check_model(state, device):
         if not offset.shape == scale.shape == (1, front_end.bands, 1) or not (scale > 0).all():
             raise ValueError("its normalisation does not fit the front end")
         standard = (offset.float().to(device), scale.float().to(device))
-    network = engine.make_model(settings["model"], len(classes), 0, front_end, device)
+    options = engine.model_options(settings)
+    network = engine.make_model(settings["model"], len(classes), 0, front_end, device, **options)
     network.load_state_dict(state["model"])
     numbers = [*network.state_dict().values(), *(standard or ())]
     if not all(bool(torch.isfinite(value).all()) for value in numbers):
@@ -135,6 +143,8 @@ def check_front_end(told):
         and 0 <= one.low < one.high <= one.rate / 2
         and 0 <= one.pre_emphasis <= 1
         and 0 < one.floor < 1
+        and one.overlap_fits()
+        and one.emphasized in ("segment", "utterance")
     ):
         raise ValueError("its front end is impossible")
     return front_end
@@ -145,9 +155,9 @@ def check_front_end(told):
 
 class Prediction(NamedTuple):
     file: str
-    scores: np.ndarray  # (K,) mean of the segments' posteriors
+    scores: np.ndarray  # (K,) of the recording, from its segments' posteriors
     course: np.ndarray  # (S, K) posterior of each segment
-    times: np.ndarray  # (S + 1,) seconds where the segments begin, and where the recording ends
+    times: np.ndarray  # (S, 2) seconds where each segment begins and ends, the last one with the recording
 
 
 def find_files(places, complain):
@@ -212,14 +222,21 @@ def predict_group(loaded, files, device, stop):
 def predict_batch(loaded, batch, device, stop):
     counts = np.array([len(segments) for _, segments, _ in batch])
     course = posteriors(loaded, np.concatenate([segments for _, segments, _ in batch]), counts, device, stop)
-    scores = protocols.utterance_scores(course, counts)
-    hop = loaded[0].front_end.hop / loaded[0].front_end.rate  # seconds
+    front_end = loaded[0].front_end
+    scores = protocols.utterance_scores(course, counts, loaded[0].settings.get("aggregation", "mean"))
     return [
-        Prediction(file, its_scores, its_course, np.append(np.arange(len(segments)) * hop, seconds))
+        Prediction(file, its_scores, its_course, segment_times(len(segments), seconds, front_end))
         for (file, segments, seconds), its_scores, its_course in zip(
             batch, scores, np.split(course, np.cumsum(counts)[:-1])
         )
     ]
+
+
+def segment_times(count, seconds, front_end):
+    """Begin and end (count, 2) in seconds of the segments of a recording, whose end is the last one's."""
+    hop, length = front_end.hop / front_end.rate, front_end.frames * front_end.shift / front_end.rate
+    begins = np.arange(count) * hop
+    return np.stack([begins, np.append(begins[:-1] + length, seconds)], 1)
 
 
 def prepare(segments, counts, normalization, device):
@@ -259,7 +276,7 @@ def posteriors(loaded, segments, counts, device, stop):
 
 def spans(prediction):
     """(from, to, posterior) of each segment, in seconds."""
-    return zip(prediction.times[:-1].tolist(), prediction.times[1:].tolist(), prediction.course)
+    return zip(*prediction.times.T.tolist(), prediction.course)
 
 
 def print_text(predictions, classes, segments):
@@ -295,7 +312,7 @@ def print_json(predictions, classes, segments):
     try:
         for one in predictions:
             course = [{"from": round(a, 3), "to": round(b, 3), **told(part)} for a, b, part in spans(one)]
-            row = dict(file=one.file, seconds=round(float(one.times[-1]), 3), **told(one.scores), segments=course)
+            row = dict(file=one.file, seconds=round(float(one.times[-1, 1]), 3), **told(one.scores), segments=course)
             print(before, json.dumps(row, ensure_ascii=False), sep="\n", end="")
             before = ","
     finally:  # whole also when it is interrupted

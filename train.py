@@ -25,7 +25,7 @@ import shlex
 import shutil
 import sys
 import time
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,20 +49,29 @@ class Recipe:
     epochs: int
     batch_size: int
     lr: float
+    pre_emphasis: str
 
 
-TFT = Recipe("tft", epochs=1000, batch_size=64, lr=1e-3)  # TFT section 3.3
-ATFNN = Recipe("atfnn", epochs=100, batch_size=128, lr=5e-4)  # ATFNN section III-C; it states no epochs
+TFT = Recipe("tft", epochs=1000, batch_size=64, lr=1e-3, pre_emphasis="segment")  # TFT section 3.3
+ATFNN = Recipe("atfnn", epochs=100, batch_size=128, lr=5e-4, pre_emphasis="none")  # ATFNN III-C; no epochs stated
 RECIPES = {
     **dict.fromkeys(("tft", "tft-t+f", "tft-t+tf", "tft-f+tf"), TFT),
     **dict.fromkeys(("atfnn", "afnn", "atnn", "tfnn"), ATFNN),
 }
 CODE = ("features.py", "protocols.py", "models.py", "engine.py", "train.py", "results.py")  # what scores depend on
-NORMALIZATIONS = ("fold", "none", "segment", "utterance")
+NORMALIZATIONS = ("fold", "none", "segment", "utterance", "speaker")
+PRE_EMPHASIS = 0.97  # TFT section 3.3
+FOR_KNOWN_SPEAKERS = "needs all recordings of each speaker, by name"  # --normalization speaker
+EVERY, OF_TFT = tuple(RECIPES), tuple(name for name, recipe in RECIPES.items() if recipe is TFT)
 
 
 def option(default, help, **how):
     return field(default=default, metadata=dict(help=help, **how))
+
+
+def open_option(models, default, help, **how):
+    """A setting that the papers leave open, of those models."""
+    return option(default, help, models=models, **how)
 
 
 @dataclass(frozen=True)
@@ -78,7 +87,6 @@ class Config:
     epochs: int = option(None, "epochs (TFT 1000; ATFNN 100, where its paper states none)", least=1)
     batch_size: int = option(None, "segments per step (TFT 64, ATFNN 128)", least=1)
     lr: float = option(None, "learning rate of Adam (TFT 0.001, ATFNN 0.0005)", least=1e-12)
-    normalization: str = option("fold", "z-score per band, from what", choices=NORMALIZATIONS)
     track: str = option(
         "last", "last epoch, epoch chosen on held-out training speakers, or both", choices=("last", "validation", "all")
     )
@@ -96,16 +104,51 @@ class Config:
     device: str = option("auto", "where to compute; auto takes a GPU if there is one", choices=("auto", "cpu", "cuda"))
     runs: str = option("runs", "folder of the results")
     quiet: bool = option(False, "print nothing but errors")
+    normalization: str = open_option(
+        EVERY, "fold", "z-score per band, from what; speaker: each one's own, transductive", choices=NORMALIZATIONS
+    )
+    overlap: float = open_option(EVERY, 0, "share of a segment that the next one holds too, up to 0.75", least=0)
+    pre_emphasis: str = open_option(
+        EVERY, None, "0.97 within each segment, or of the utterance before it is cut (TFT segment, ATFNN none)",
+        choices=("none", "segment", "utterance"),
+    )  # fmt: skip
+    log_floor: float = open_option(EVERY, 1e-6, "added to a band's energy before the logarithm", least=1e-30, below=1)
+    dropout: float = open_option(
+        EVERY, 0, "TFT: in its encoders; ATFNN: between the BiLSTM's layers, before the classifier", least=0, below=1
+    )
+    aggregation: str = open_option(
+        EVERY, "mean", "an utterance's class from its segments' posteriors", choices=protocols.AGGREGATIONS
+    )
+    double_softmax: bool = open_option(OF_TFT, False, "cross-entropy of the softmax, as TFT eq. 13 reads")
+    bn_momentum: float = open_option(OF_TFT, 0.1, "of batch norm", least=1e-12, below=1)
+    f_encoder_heads: int = open_option(
+        ("atfnn", "afnn", "tfnn"), 2, "heads of the F-Encoder", choices=(1, 2, 4, 8), least=1
+    )
+    gate: str = open_option(
+        ("atfnn", "afnn", "atnn"), "sigmoid", "F- and T-Attention: what their convolution goes through; softmax: over groups",
+        choices=("sigmoid", "softmax", "none"),
+    )  # fmt: skip
+    t_attention_input: str = open_option(
+        ("atfnn",), "log-mel", "T-Attention from x (eq. 2, Fig. 4) or the F-Encoder's output (eq. 4)",
+        choices=("log-mel", "encoded"),
+    )  # fmt: skip
 
 
-def number(kind, least):
+ALWAYS = ("epochs", "batch_size", "lr", "normalization", "precision")  # in every run's settings
+OPEN = {  # the other open settings, which a run tells where they are not as usual -> the models that have them
+    one.name: one.metadata["models"] for one in fields(Config) if "models" in one.metadata and one.name not in ALWAYS
+}
+
+
+def number(kind, least, below=2**31):
     def convert(text):
         try:
             value = kind(text)
         except ValueError:
             value = math.nan
-        if not least <= value < 2**31 or "_" in text:
+        if not least <= value < below or "_" in text:
             bound = f"at least {least}" if least in (0, 1) else "more than 0"
+            bound += f" and less than {below}" if below < 2**31 else ""
             raise argparse.ArgumentTypeError(f"{text} is not a number of {bound}")
         return value
 
@@ -115,26 +158,100 @@ def number(kind, least):
 def parse_command_line(arguments=None):
     """argparse built from the fields of Config."""
     parser = results.OneLineParser(__doc__)
+    left_open = parser.add_argument_group("settings that the papers leave open")
     for one in fields(Config):
         how = dict(one.metadata, default=one.default)
+        group = left_open if how.pop("models", None) else parser
         if one.default is not None and one.default is not False:
             how["help"] += f" (default: {one.default})"
         if one.type is bool:
             how["action"] = "store_true"
         elif "least" in how:
-            how["type"] = number(one.type, how.pop("least"))
-        parser.add_argument("--" + one.name.replace("_", "-"), **how)
+            how["type"] = number(one.type, how.pop("least"), how.pop("below", 2**31))
+        group.add_argument(flag(one.name), **how)
     return Config(**vars(parser.parse_args(arguments)))
+
+
+def flag(name):
+    return "--" + name.replace("_", "-")
+
+
+# ------------------------------------------------------------------------------------ settings of a run
+
+
+def usual(name, model):
+    """The paper's value of a setting, else our default."""
+    return getattr(RECIPES[model], name, getattr(Config, name))
+
+
+def settings_of(config, model):
+    """ALWAYS, and what of OPEN the model has and is not as usual."""
+    given = {name: getattr(config, name) for name in (*ALWAYS, *OPEN)}
+    given = {name: usual(name, model) if value is None else value for name, value in given.items()}
+    return {
+        name: value
+        for name, value in given.items()
+        if name in ALWAYS or (model in OPEN[name] and value != usual(name, model))
+    }
+
+
+def deviations_of(settings):
+    """A line for each setting that is not the paper's, or where it is silent not our default."""
+    model, lines = settings["model"], []
+    for name in (*ALWAYS, *OPEN):
+        value, expected = settings.get(name, usual(name, model)), usual(name, model)
+        if value != expected:
+            lines.append(f"{name} {value} instead of {expected}")
+            if value == "speaker":
+                lines[-1] += ", transductive: a tested speaker's statistics are of all its own recordings"
+    return lines
+
+
+def is_possible(name, value, model):
+    """Could the command line have given the model this value of OPEN?"""
+    one = Config.__dataclass_fields__[name]
+    if model not in OPEN[name] or type(value) is not one.type or value not in one.metadata.get("choices", (value,)):
+        return False
+    return "least" not in one.metadata or one.metadata["least"] <= value < one.metadata.get("below", math.inf)
+
+
+def front_end_of(model, settings):
+    """The front end of a model's paper, changed as the settings tell."""
+    front_end = features.FRONT_ENDS[RECIPES[model].front_end]
+    changes = dict(overlap=float(settings.get("overlap", 0)), floor=settings.get("log_floor", front_end.floor))
+    if how := settings.get("pre_emphasis"):
+        changes["pre_emphasis"] = 0.0 if how == "none" else PRE_EMPHASIS
+        changes["emphasized"] = "utterance" if how == "utterance" else "segment"
+    return replace(front_end, **changes)
+
+
+def check_open_settings(config):
+    """UsageError for an option that none of the chosen models has, and for what does not go together."""
+    models = chosen_models(config)
+    for name, having in OPEN.items():
+        if getattr(config, name) != getattr(Config, name) and not set(models) & set(having):
+            raise protocols.UsageError(f"{flag(name)}: is of {', '.join(having)}, not of {config.model}; leave it away")
+    for model in models:
+        front_end = front_end_of(model, settings_of(config, model))
+        if not front_end.overlap_fits():
+            raise protocols.UsageError(
+                f"--overlap {config.overlap}: must be at most {features.MOST_OVERLAP} and a whole number of the "
+                f"{front_end.frames} frames of a segment, such as 0.5"
+            )
+    if config.dropout and config.engine == "graph":
+        raise protocols.UsageError("--dropout: has not been tried with recorded steps; say --engine eager")
+    if config.normalization == "speaker" and config.fold == protocols.NO_FOLD:
+        raise protocols.UsageError(f"--normalization speaker: {FOR_KNOWN_SPEAKERS}; choose another for --fold none")
 
 
 # ----------------------------------------------------------------------------------------------- data
 
 
 def hear(database, front_end):
-    """Features of a database through the front end of that name."""
+    """Features of a database through a FrontEnd."""
     show = Progress(f"{database.name}: reading {len(database.ids)} recordings")
     heard = features.load(
-        database.root, database.paths, features.FRONT_ENDS[front_end],
+        database.root, database.paths, front_end,
         report=lambda done, total: show.running(f"{100 * done // total} %"),
     )  # fmt: skip
     protocols.refuse_shared_recordings(database, heard.recordings)
@@ -166,28 +283,14 @@ def make_jobs(config, database, folds, heard):
     """One job for each model, seed and fold of the command line; `heard` holds the features by front end."""
     jobs = []
     for model in chosen_models(config):
-        recipe = RECIPES[model]
-        settings = {
-            name: getattr(recipe, name) if getattr(config, name) is None else getattr(config, name)
-            for name in ("epochs", "batch_size", "lr")
-        }
-        deviations = [
-            f"{name} {value} instead of {getattr(recipe, name)}"
-            for name, value in settings.items()
-            if value != getattr(recipe, name)
-        ]
-        deviations += [
-            f"{name} {getattr(config, name)} instead of {usual}"
-            for name, usual in (("normalization", "fold"), ("precision", "float32"))
-            if getattr(config, name) != usual
-        ]
+        settings = settings_of(config, model)
+        deviations = deviations_of(dict(settings, model=model))
         for seed in results.parse_seeds(config.seed):
             for fold in folds:
                 told = dict(
                     model=model, protocol=config.protocol, seed=seed, fold=fold.number, fold_name=fold.name, **settings,
-                    normalization=config.normalization, precision=config.precision, front_end=asdict(features.FRONT_ENDS[recipe.front_end]),
-                    utterances=database.digest[:16], recordings=heard[recipe.front_end].digest[:16],
-                    eval_every=config.eval_every,
+                    front_end=front_end_of(model, settings).told(), utterances=database.digest[:16],
+                    recordings=heard[RECIPES[model].front_end].digest[:16], eval_every=config.eval_every,
                 )  # fmt: skip
                 for track in ("last", "validation") if config.track == "all" else (config.track,):
                     fit, held, held_out = fold.train, [], {}
@@ -207,7 +310,7 @@ def is_finished(job):
         return False
     try:
         found = results.read_config(job.folder)["settings"]
-        other = [name for name in {**found, **job.settings} if job.settings.get(name) != found.get(name)]
+        other = [name for name in {**OPEN, **found, **job.settings} if job.settings.get(name) != found.get(name)]
     except (results.RunError, KeyError, AttributeError, TypeError):
         return False  # cut short or damaged: trained again
     done = results.is_done(job.folder)
@@ -215,8 +318,9 @@ def is_finished(job):
         return False
     if other:
         name = other[0]
+        absent = usual(name, job.settings["model"]) if name in OPEN else None
         what = {"utterances": "other utterances, labels or speakers", "recordings": "other recordings"}.get(
-            name, f"{name} {found.get(name)}, not {job.settings.get(name)}"
+            name, f"{name} {found.get(name, absent)}, not {job.settings.get(name, absent)}"
         )
         raise results.RunError(f"{job.folder}: holds a run with {what}; choose another --runs, or remove that folder")
     return done
@@ -636,6 +740,7 @@ def main(arguments=None):
 def train(config):
     if not config.runs or (os.path.exists(config.runs) and not os.path.isdir(config.runs)):
         raise protocols.UsageError(f"--runs {config.runs}: is no folder; name one that is, or that can be made")
+    check_open_settings(config)  # a mistake is told before anything is read
     number, count = share()
     if config.device == "cuda" or config.engine == "graph":  # a mistake in them is told before anything is read
         import engine
@@ -654,8 +759,10 @@ def train(config):
     counts = ", ".join(f"{label} {amount}" for label, amount in database.counts().items())
     speakers = len(set(database.speakers.tolist()))
     print(f"{database.name}: {len(database.ids)} utterances, {speakers} speakers: {counts}")
-    front_ends = dict.fromkeys(RECIPES[model].front_end for model in chosen_models(config))
-    heard = {front_end: hear(database, front_end) for front_end in front_ends}
+    front_ends = {
+        RECIPES[model].front_end: front_end_of(model, settings_of(config, model)) for model in chosen_models(config)
+    }
+    heard = {name: hear(database, front_end) for name, front_end in front_ends.items()}
     jobs = own_share_first(make_jobs(config, database, chosen, heard), number, count)
     for job in jobs:
         clean(job)

@@ -71,7 +71,7 @@ def run_evaluate(*arguments):
 
 
 def load(database, front_end):
-    return engine.to_device(database, train.hear(database, front_end), "cpu")
+    return engine.to_device(database, train.hear(database, features.FRONT_ENDS[front_end]), "cpu")
 
 
 def table(capsys, *arguments):

@@ -435,7 +435,7 @@ def test_recorded_steps_are_the_steps_of_eager(saved_after, manifest, monkeypatc
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "graph", Record)
     database = protocols.open_database(str(manifest))
-    data = engine.to_device(database, train.hear(database, "tft"), "cpu")
+    data = engine.to_device(database, train.hear(database, features.FRONT_ENDS["tft"]), "cpu")
     settings = dict(
         model="tft-t+f", seed=0, lr=0.001, batch_size=24, normalization="fold", precision="float32",
         front_end=asdict(features.FRONT_ENDS["tft"]),
