@@ -6,7 +6,8 @@ of the recordings; only repeating the training can. For each fold it checks that
 
 - every file is the one that the marker of completion sealed, and lies in the folder that its settings name;
 - the index of utterances has the digest that the settings tell, and the fold tests one speaker (or session) of it;
-- no tested speaker was trained on, held out or part of the statistics, and who is held out follows the rule;
+- no tested speaker was trained on, held out or part of the statistics that training used (`--normalization speaker`
+  gives it statistics of its own, and its deviations say so), and who is held out follows the rule;
 - what is told of the database, and the deviations from the paper, are what the index and the settings give;
 - the evaluated epochs are all that were due, and the scores are those of one of them: the last, or for the
   validation track the best on the held-out speakers;

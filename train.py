@@ -5,6 +5,7 @@
     python train.py --db casia --root data/casia --model all --seed 0-4
     python train.py --db my/corpus.csv --epochs 100        # columns path,emotion,speaker
     python train.py --db casia --fold none                 # on all speakers, for predict.py; tests nobody
+    python train.py --db casia --overlap 0.5 --runs runs-overlap     # one setting that the papers leave open
 
 For every model, seed and fold it trains on the other speakers, scores the fold's utterances with the
 model of the last epoch and saves both below `--runs` (see results.py). A finished fold is skipped when the

@@ -243,6 +243,7 @@ def test_standardization_matches_numpy(kind, corpus):
             "none": None,
             "segment": np.arange(len(raw)) == segment,
             "utterance": owner == owner[segment],
+            "speaker": (database.speakers == database.speakers[owner[segment]])[owner],
         }[kind]
         expected = raw[segment]
         if chosen is not None:
@@ -257,7 +258,7 @@ def test_every_training_segment_is_seen_once_an_epoch_and_no_other(corpus, monke
     monkeypatch.setattr(
         engine, "gather", lambda data, standard, index: seen.append(index) or gather(data, standard, index)
     )
-    monkeypatch.setattr(engine, "score", lambda model, data, standard, test: np.zeros((len(test), 4), np.float32))
+    monkeypatch.setattr(engine, "score", lambda model, data, standard, test, how: np.zeros((len(test), 4), np.float32))
     assert run_train("--db", corpus / "small.csv", "--fold", "2", "--model", "atnn", "--runs", tmp_path, *QUICK) == 0
     database = protocols.open_database(str(corpus / "small.csv"))
     data = load(database, "atfnn")

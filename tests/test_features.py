@@ -46,7 +46,7 @@ def slow_count(samples, front_end):
     """Segments that hold every whole frame, by counting."""
     whole = sum(start + front_end.window <= samples for start in range(0, samples, front_end.shift))
     segments = 1
-    while segments * front_end.frames < whole:
+    while (segments - 1) * front_end.frames * (1 - front_end.overlap) + front_end.frames < whole:
         segments += 1
     return segments
 
@@ -244,6 +244,60 @@ def test_pre_emphasis_equals_a_filter_started_anew_in_each_segment():
     for segment, result in zip(segments, emphasized):
         reference = scipy.signal.lfilter([1, -0.97], [1], segment.astype(float))
         np.testing.assert_allclose(result, reference, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "frames, starts",
+    [(1, [0]), (80, [0]), (81, [0, 40]), (120, [0, 40]), (121, [0, 40, 80]), (200, [0, 40, 80, 120]),
+     (201, [0, 40, 80, 120, 160])],
+)  # fmt: skip
+def test_overlapping_segments_start_every_half_segment_and_hold_every_frame(frames, starts):
+    wave = 1 + np.arange((frames - 1) * 160 + 320, dtype=np.float32)  # its own place, from 1
+    segments = features.split_segments(wave, replace(TFT, overlap=0.5))
+    expected = np.array([np.arange(start * 160, start * 160 + 12_960) for start in starts])
+    np.testing.assert_array_equal(segments, np.where(expected < len(wave), expected + 1, 0))
+
+
+@BOTH
+@pytest.mark.parametrize("overlap", [0.25, 0.5, 0.75])
+def test_overlapping_segments_are_those_of_the_samples_alone(front_end, overlap):
+    shared, hop = replace(front_end, overlap=overlap), round(front_end.frames * (1 - overlap)) * 160
+    for samples in (1, 319, 12_960, 20_640, 41_120, 41_121, 80_000):
+        assert features.count_segments(samples, shared) == slow_count(samples, shared)
+    wave = noise(80_000)
+    together = features.log_mel(wave, shared)
+    assert len(together) > features.BLOCK_SEGMENTS  # more than one block
+    padded = np.append(wave, np.zeros(40_000, np.float32))
+    for s, segment in enumerate(together):
+        alone = features.log_mel(padded[s * hop :][: front_end.samples], front_end)
+        np.testing.assert_allclose(segment, alone[0], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "frames, overlap, fits",
+    [(80, 0.0, True), (80, 0.75, True), (80, 0.3, True), (80, 0.1, True), (128, 0.1, False), (80, 0.76, False),
+     (80, -0.5, False), (80, 0.501, False), (80, math.nan, False)],
+)  # fmt: skip
+def test_segments_overlap_by_whole_frames(frames, overlap, fits):
+    assert replace(TFT, frames=frames, overlap=overlap).overlap_fits() is fits
+
+
+def test_pre_emphasis_of_the_utterance_runs_across_the_cuts():
+    wave = noise(30_000)
+    emphasized = np.array([x - 0.97 * (wave[n - 1] if n else 0) for n, x in enumerate(wave.astype(float))], np.float32)
+    whole = features.log_mel(wave, replace(TFT, emphasized="utterance"))
+    np.testing.assert_allclose(whole, features.log_mel(emphasized, replace(TFT, pre_emphasis=0.0)), rtol=0, atol=1e-3)
+    within = features.log_mel(wave, TFT)
+    np.testing.assert_array_equal(whole[0], within[0])  # differs where a segment's first sample has one before it
+    assert abs(whole[1:] - within[1:])[:, :, 0].max(1).min() > 0.01
+    np.testing.assert_array_equal(wave, noise(30_000))
+
+
+def test_runs_tell_of_a_front_end_what_earlier_runs_told_and_what_is_new():
+    before = {"frames", "pre_emphasis", "rate", "window", "shift", "fft", "bands", "low", "high", "floor"}
+    assert set(TFT.told()) == before and features.FrontEnd(**TFT.told()) == TFT
+    other = replace(TFT, overlap=0.5, emphasized="utterance")
+    assert set(other.told()) == before | {"overlap", "emphasized"} and features.FrontEnd(**other.told()) == other
 
 
 def test_pre_emphasis_leaves_its_input_as_it_was():
@@ -522,6 +576,8 @@ def test_a_recording_of_another_size_is_read_again(root, cache):
         dict(low=50.0),
         dict(high=7_000.0),
         dict(floor=1e-3),
+        dict(overlap=0.5),
+        dict(emphasized="utterance"),
     ],
     ids=lambda change: next(iter(change)),
 )

@@ -135,15 +135,19 @@ def tft(model, x, parts):
     return linear(torch.cat(pooled, 1), model.classifier)
 
 
-def gate(x, layer, bands, frames):
+def gate(x, layer, bands, frames, activation="sigmoid"):
     """Weights (b, 1, f, t) of groups of so many bands and frames, one group at a time."""
-    weight = torch.zeros_like(x)
-    for i in range(0, x.shape[2], bands):
-        for j in range(0, x.shape[3], frames):
-            group = x[:, 0, i : i + bands, j : j + frames]
-            channels = torch.einsum("bij,cij->bc", group, layer.conv.weight[:, 0]) + layer.conv.bias
-            weight[:, 0, i : i + bands, j : j + frames] = (1 / (1 + (-channels).exp())).mean(1)[:, None, None]
-    return weight
+    rows, columns = x.shape[2] // bands, x.shape[3] // frames
+    raw = x.new_zeros(len(x), 8, rows, columns)
+    for i in range(rows):
+        for j in range(columns):
+            group = x[:, :, i * bands : (i + 1) * bands, j * frames : (j + 1) * frames]
+            raw[:, :, i, j] = torch.einsum("bkij,ckij->bc", group, layer.conv.weight) + layer.conv.bias
+    if activation == "sigmoid":
+        raw = 1 / (1 + (-raw).exp())
+    elif activation == "softmax":
+        raw = raw.exp() / raw.exp().sum(2 if bands > 1 else 3, keepdim=True)
+    return torch.kron(raw.mean(1, keepdim=True), x.new_ones(bands, frames))
 
 
 def frequency_encoder(x, layer):
@@ -381,6 +385,118 @@ def test_time_encoder_gives_the_last_state_of_each_direction():
         agree(h, bilstm(x, layer.lstm))
     assert torch.equal(h[:, :128], outputs[:, -1, :128]) and torch.equal(h[:, 128:], outputs[:, 0, 128:])
     assert (h[:, 128:] - outputs[:, -1, 128:]).abs().max() > 1e-2
+
+
+# ------------------------------------------------------------------- options that the papers leave open
+
+
+@pytest.mark.parametrize("heads", [1, 2, 4, 8])
+def test_scalar_attention_is_exact_for_every_number_of_heads(heads):
+    layer, x = shaken(models.FrequencyEncoder(heads=heads)), torch.randn(2, 40, 30).double()
+    upstream = torch.randn(*x.shape, 8).double()
+    exact = gradients(attend_slowly, layer, x, upstream)  # nn.MultiheadAttention
+    ours = gradients(models.FrequencyEncoder.attend, layer, x, upstream)
+    for name in exact:
+        agree(ours[name], exact[name])
+    with torch.no_grad():
+        tokens = linear(x[..., None], layer.lift).flatten(0, 1)
+        agree(layer.attend(x), attention(tokens, tokens, tokens, layer.attention, heads).view(*x.shape, -1))
+    built = models.build("afnn", 4, f_encoder_heads=heads).f_encoder.attention
+    assert built.num_heads == heads
+
+
+def test_dropout_of_an_encoder_is_that_of_torchs():
+    ours, x = models.TransformerEncoder(20, 2, 64, dropout=0.4).train(), torch.randn(3, 12, 20)
+    theirs = torch.nn.TransformerEncoderLayer(20, 2, 64, dropout=0.4, batch_first=True).train()
+    pairs = ((ours.attention, theirs.self_attn), (ours.norm_attention, theirs.norm1), (ours.norm_mlp, theirs.norm2),
+             (ours.mlp[0], theirs.linear1), (ours.mlp[2], theirs.linear2))  # fmt: skip
+    for our_layer, their_layer in pairs:
+        their_layer.load_state_dict(our_layer.state_dict())
+    outputs = []
+    for encoder_layer in (lambda x: ours(x, x, x), theirs):
+        torch.manual_seed(3)  # the same masks in the same order
+        outputs.append(encoder_layer(x))
+    agree(outputs[0], outputs[1].double(), 1e-5)
+    assert (ours(x, x, x) - outputs[0]).abs().max() > 0.1  # other masks
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_dropout_acts_in_training_alone(name):
+    plain, x = network(name)
+    bands, frames = x.shape[2:]
+    model = models.build(name, 4, bands=bands, frames=frames, dropout=0.4).double()
+    model.load_state_dict(plain.state_dict())
+    places = sum(isinstance(part, torch.nn.Dropout) and part.p == 0.4 for part in model.modules())
+    assert places == (2 * len({"T", "F", "TF"} & PARTS[name]) if name in TFT_PARTS else 1)
+    lstms = [part.dropout for part in model.modules() if isinstance(part, torch.nn.LSTM)]
+    assert lstms == ([0.4] if "TE" in PARTS[name] else [])
+    with torch.no_grad():
+        assert torch.equal(model.eval()(x), plain.eval()(x))
+        assert (model.train()(x) - model(x)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["atfnn", "afnn"])
+def test_dropout_of_atfnn_precedes_the_classifier(name):
+    bands, frames, heard = 20, 16, []
+    model = models.build(name, 4, bands=bands, frames=frames, dropout=0.5).train()
+    model.classifier.register_forward_pre_hook(lambda module, inputs: heard.append(inputs[0]))
+    x = torch.randn(8, 1, bands, frames)
+    model(x), model.eval()(x)
+    dropped, whole = heard
+    assert 0.4 < (dropped == 0).float().mean() < 0.6
+    if name == "afnn":  # nothing else is dropped there
+        kept = dropped != 0
+        agree(dropped[kept], 2 * whole[kept].double(), 1e-5)
+
+
+@pytest.mark.parametrize("activation", models.GATES)
+@pytest.mark.parametrize("inputs", [1, 8])
+@pytest.mark.parametrize("group, axis", [((5, 1), 2), ((1, 8), 3)])
+def test_a_gate_equals_its_formula(group, axis, inputs, activation):
+    layer, x = shaken(models.Gate(group, 8, inputs, activation)), 3 * torch.randn(2, inputs, 20, 16).double()
+    with torch.no_grad():
+        weight = layer(x)
+        agree(weight, gate(x, layer, *group, activation))
+    if activation == "softmax":  # over the groups of a frame or band
+        each = weight.unflatten(axis, (-1, max(group))).select(axis + 1, 0)
+        agree(each.sum(axis), torch.ones_like(each.sum(axis)))
+    elif activation == "none":
+        assert weight.min() < 0 and weight.max() > 1
+
+
+@pytest.mark.parametrize("name", ["atfnn", "afnn", "atnn"])
+@pytest.mark.parametrize("activation", models.GATES)
+def test_all_gates_of_a_network_have_its_activation(name, activation):
+    model = models.build(name, 4, gate=activation)
+    gates = [part.activation for part in model.modules() if isinstance(part, models.Gate)]
+    assert gates == [activation] * len({"FA", "TA"} & PARTS[name])
+
+
+def test_t_attention_of_the_encoded_input_follows_equation_4():
+    model = shaken(models.build("atfnn", 4, bands=20, frames=16, t_attention_input="encoded"))
+    x, maps = torch.randn(2, 1, 20, 16).double(), {}
+    with torch.no_grad():
+        ours = model(x, maps)
+        y = frequency_encoder(x + gate(x, model.f_attention, 5, 1) * x, model.f_encoder)  # (b, t, f, c)
+        weight = gate(torch.einsum("btfc->bcft", y), model.t_attention, 1, 8)  # (b, 1, f, t)
+        agree(maps["T-Attention"], weight)
+        frames = (y + torch.einsum("bcft->btfc", weight) * y).flatten(2)
+        agree(ours, linear(bilstm(frames, model.t_encoder.lstm), model.classifier))
+
+
+@pytest.mark.parametrize("name", TFT_PARTS)
+def test_batch_norm_forgets_as_fast_as_its_momentum(name):
+    x, told = 2 + torch.randn(4, 1, 16, 32), []
+    for momentum in (0.1, 0.5):
+        torch.manual_seed(0)
+        model = models.build(name, 4, bands=16, frames=32, bn_momentum=momentum).train()
+        model(x)
+        norms = [part for part in model.modules() if isinstance(part, torch.nn.BatchNorm2d)]
+        told.append([(norm.running_mean, norm.running_var - 1) for norm in norms])
+    assert len(told[0]) == 2 * len(PARTS[name])
+    for slow, fast in zip(*told):
+        for ours, theirs in zip(slow, fast):
+            torch.testing.assert_close(5 * ours, theirs, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize(

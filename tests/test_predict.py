@@ -269,6 +269,14 @@ def spoil_weight(state):
         (put_front_end("rate", "16000"), "front end"),
         (put_front_end("floor", float("nan")), "front end"),
         (put_front_end("extra", 1), "extra"),
+        (put_front_end("overlap", 0.9), "front end"),
+        (put_front_end("overlap", float("nan")), "front end"),
+        (put_front_end("overlap", 0.501), "front end"),
+        (put_front_end("emphasized", "nothing"), "front end"),
+        (put_setting("dropout", 1.0), "dropout"),
+        (put_setting("dropout", [0.5]), "dropout"),
+        (put_setting("aggregation", "median"), "aggregation"),
+        (put_setting("f_encoder_heads", 2), "f_encoder_heads"),  # of the other paper's models
         (spoil_weight, "not finite"),
     ],
 )

@@ -357,6 +357,25 @@ def test_an_utterance_is_decided_by_the_mean_not_by_votes():
     assert scores.argmax(1).tolist() == [0, 1]
 
 
+def test_a_majority_counts_votes_and_the_mean_posterior_breaks_ties():
+    posteriors = np.array(
+        [[0.4, 0.6], [0.4, 0.6], [0.9, 0.1],  # two votes against a higher mean
+         [0.6, 0.4], [0.1, 0.9],  # a tie, decided by the mean
+         [0.3, 0.7]],
+        np.float32,
+    )  # fmt: skip
+    scores = protocols.utterance_scores(posteriors, np.array([3, 2, 1]), "majority")
+    by_hand = [
+        [(1 + 1.7 / 6) / 3.5, (2 + 1.3 / 6) / 3.5],
+        [(1 + 0.7 / 4) / 2.5, (1 + 1.3 / 4) / 2.5],
+        [0.15 / 1.5, 1.35 / 1.5],
+    ]
+    np.testing.assert_allclose(scores, by_hand, rtol=1e-6)
+    assert scores.dtype == np.float32 and scores.argmax(1).tolist() == [1, 1, 1]
+    lone = np.array([[1.0, 0.0]] * 49 + [[0.499, 0.501]] * 50, np.float32)  # one vote more, the least mean
+    assert protocols.utterance_scores(lone, np.array([99]), "majority").argmax() == 1
+
+
 @pytest.mark.parametrize("counts", [[2, 0, 2], [2, 1], [2, 3], [0, 4]])
 def test_every_utterance_has_segments_and_every_segment_an_utterance(counts):
     refusal(ValueError, protocols.utterance_scores, np.full((4, 2), 0.5), np.array(counts))
