@@ -185,24 +185,26 @@ class ScalarAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, slope, offset):
         s = slope[:, None] * x[:, None] + offset[:, None]  # (rows, heads, f)
-        moments = torch.stack([x, x.square()], 1)  # (rows, 2, f)
-        first_two = x.new_empty(len(x), 2, s[0].numel())
+        moments = torch.stack([torch.ones_like(x), x, x.square()], 1)  # (rows, 3, f)
+        sums = x.new_empty(len(x), 3, s[0].numel())
         for rows in ScalarAttention.blocks(x):
             weights = ScalarAttention.weights(x[rows], s[rows])
-            torch.bmm(moments[rows], weights.transpose(1, 2), out=first_two[rows])
-        mean, square = first_two.view(len(x), 2, *s.shape[1:]).unbind(1)  # (rows, heads, f) each
-        ctx.save_for_backward(x, slope, s, mean, square - mean.square())
+            torch.bmm(moments[rows], weights.transpose(1, 2), out=sums[rows])
+        total, mean, square = sums.view(len(x), 3, *s.shape[1:]).unbind(1)  # (rows, heads, f) each
+        mean = mean / total
+        ctx.save_for_backward(x, slope, s, total, mean, square / total - mean.square())
         return mean
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        x, slope, s, mean, variance = ctx.saved_tensors
+        x, slope, s, total, mean, variance = ctx.saved_tensors
         grad_s = grad * variance  # d m_i / d s_i is the variance of x under the weights
-        # d m_i / d x_j = p_ij (1 - s_i m_i) + x_j p_ij s_i
-        gs = grad * s
-        sides = torch.stack([grad - gs * mean, gs], 1).flatten(2)  # (rows, 2, heads * f)
+        # d m_i / d x_j = p_ij (1 - s_i m_i) + x_j p_ij s_i with p_ij = weight_ij / total_i
         grad_x = (slope[:, None] * grad_s).sum(1)
+        by_total = grad / total
+        gs = by_total * s
+        sides = torch.stack([by_total - gs * mean, gs], 1).flatten(2)  # (rows, 2, heads * f)
         for rows in ScalarAttention.blocks(x):
             constant, linear = torch.bmm(sides[rows], ScalarAttention.weights(x[rows], s[rows])).unbind(1)
             grad_x[rows] += constant + x[rows] * linear
@@ -215,8 +217,17 @@ class ScalarAttention(torch.autograd.Function):
 
     @staticmethod
     def weights(x, s):
-        """softmax_j(s_i x_j) of x (r, f) and s (r, heads, f): (r, heads * f, f)."""
-        return (s.flatten(1)[..., None] * x[:, None]).softmax(-1)
+        """softmax_j(s_i x_j) of x (r, f) and s (r, heads, f) up to a factor for each i: (r, heads * f, f).
+
+        On a CPU exp(s_i x_j - max_j s_i x_j), where the maximum is s_i times the largest or the smallest x_j: one
+        product and one pass, a third of the time of a softmax.
+        """
+        s = s.flatten(1)
+        if x.device.type != "cpu":
+            return (s[..., None] * x[:, None]).softmax(-1)
+        low, high = x.aminmax(dim=1, keepdim=True)
+        sides = torch.stack([s, -torch.maximum(s * low, s * high)], 2)  # (r, heads * f, 2)
+        return torch.bmm(sides, torch.stack([x, torch.ones_like(x)], 1)).exp_()
 
 
 class FrequencyEncoder(nn.Module):
