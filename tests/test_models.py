@@ -361,6 +361,19 @@ def test_gradients_of_scalar_attention_against_differences():
     assert torch.autograd.gradcheck(models.ScalarAttention.apply, inputs)
 
 
+@pytest.mark.parametrize("shape", [(1, 8), (3, 5, 7, 6), (2, 10_001, 8)])  # the last is more than one block
+@pytest.mark.parametrize("precision", [torch.float64, torch.float32])
+def test_layer_norm_over_few_channels_is_layer_norm(shape, precision):
+    norm = shaken(torch.nn.LayerNorm(shape[-1]))
+    x, upstream = 3 + 5 * torch.randn(*shape).double(), torch.randn(*shape).double()
+    x[..., 0, :] = 1  # no variance: epsilon alone is left
+    exact = gradients(lambda layer, x: layer(x), norm, x, upstream)
+    ours = gradients(models.layer_norm, norm.to(precision), x.to(precision), upstream.to(precision))
+    assert ours.keys() == exact.keys() and len(ours) == 4
+    for name in exact:
+        agree(ours[name], exact[name], 1e-9 if precision == torch.float64 else 1e-4)
+
+
 def test_attention_over_bands_knows_no_order_and_no_other_frame():
     layer, x, order = shaken(models.FrequencyEncoder()), torch.randn(2, 6, 30).double(), torch.randperm(30)
     with torch.no_grad():
