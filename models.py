@@ -326,14 +326,13 @@ class FrequencyEncoder(nn.Module):
         self.norm_convolution = nn.LayerNorm(channels)
 
     def forward(self, x):
-        with torch.autocast(x.device.type, enabled=False):  # exponentials of products: float32 throughout
-            return self.encode(x)
-
-    def encode(self, x):
-        x = x.squeeze(1).transpose(1, 2).contiguous()  # (b, t, f)
-        y = layer_norm(self.norm_attention, self.attend(x, residual=True))
+        in_float32 = torch.autocast(x.device.type, enabled=False)  # exponentials of products, and norms
+        with in_float32:
+            x = x.squeeze(1).transpose(1, 2).contiguous()  # (b, t, f)
+            y = layer_norm(self.norm_attention, self.attend(x, residual=True))  # (b, t, f, c)
         z = self.convolutions(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # (b, c, t, f) and back
-        return layer_norm(self.norm_convolution, y + z)
+        with in_float32:
+            return layer_norm(self.norm_convolution, y + z)
 
     def attend(self, x, residual=False):
         """Multi-head self-attention of `lift(x)` over the bands: (b, t, f) -> (b, t, f, c). `residual` adds `lift(x)`.
