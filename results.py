@@ -24,6 +24,7 @@ import io
 import json
 import math
 import os
+import platform
 import re
 import socket
 import sys
@@ -56,6 +57,14 @@ UNREADABLE = (
     *DAMAGED, OSError, EOFError, LookupError, MemoryError, OverflowError, SyntaxError,
     csv.Error, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
+
+
+def processor():
+    """Its name as Linux tells it, elsewhere its architecture."""
+    with suppress(OSError):
+        if name := re.search(r"^model name\s*: *(.+)", Path("/proc/cpuinfo").read_text(errors="replace"), re.MULTILINE):
+            return name[1]
+    return platform.processor() or platform.machine()
 
 
 @contextmanager

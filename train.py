@@ -361,7 +361,7 @@ def describe(job, data, folds_total, how):
         test=[database.ids[i] for i in job.fold.test],
         code=results.code_versions(*CODE),
         machine=dict(
-            device=torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine(),
+            device=torch.cuda.get_device_name() if device == "cuda" else results.processor(),
             **how,
             threads=torch.get_num_threads(),
             python=platform.python_version(),

@@ -43,6 +43,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 import features  # noqa: E402
+import results  # noqa: E402
 from benchmarks import synthetic  # noqa: E402
 
 TOLERANCE = 1e-3  # in ln E
@@ -142,14 +143,6 @@ def read_corpus(root, paths):
 # --------------------------------------------------------------------------------------------- the table
 
 
-def name_processor():
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
 def print_comparison(name, difference, spent, audio):
     middle = np.median(spent, axis=0)
     print(f"{name:<6} {'features.log_mel':<34} {1000 * middle[0]:8.1f} ms {audio / middle[0]:9,.0f} x")
@@ -190,7 +183,7 @@ def measure(root, options):
         waves = [np.resize(wave, round(options.seconds_per_clip * 16_000)) for wave in waves]
     audio = sum(map(len, waves)) / 16_000
     print(
-        f"{name_processor()}, {os.cpu_count()} cores · Python {platform.python_version()}, NumPy {np.__version__}, "
+        f"{results.processor()}, {os.cpu_count()} cores · Python {platform.python_version()}, NumPy {np.__version__}, "
         f"SciPy {scipy.__version__}, librosa {librosa.__version__}, soundfile {soundfile.__version__}"
     )
     print(f"\nOne thread, {len(waves)} clips, {audio:.0f} s of audio, median of {options.rounds} rounds\n")

@@ -21,6 +21,10 @@ import numpy as np
 import soundfile
 
 PROJECT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(PROJECT))
+
+import results
+
 RATE = 16_000  # Hz
 
 
@@ -48,7 +52,7 @@ def main():
     parser.add_argument("--root", type=Path, help="folder of recordings (default: 1000 of noise)")
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
-    print(f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}")
+    print(f"{results.processor()}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}")
     with tempfile.TemporaryDirectory() as folder:
         one = write_noise(Path(folder) / "one", 1, 3.0)
         time_predict(options.run, one)  # burn-in: files into memory

@@ -8,9 +8,10 @@ would write first: contiguous float32 tensors, a DataLoader (on a GPU with two w
 step, one fold at a time, and for ATFNN attention over 8-vectors and Conv1d in place of the exact scalar form. Both
 run the same segments from the same weights; the runs alternate after a burn-in, and medians are shown.
 
-Shares of ceilings: products and sums that a step needs, over the rate of a large float32 matrix product measured
-here; and bytes that it must move at least (each output of a convolution, linear layer or LSTM written and read,
-its gradient too, and itself read once more going back), over the bandwidth of a large copy measured here.
+Shares of ceilings: products and sums that a step needs, over the rate of a large matrix product in its precision
+measured here (on a GPU float32 means TF32, as in PyTorch's convolutions); and bytes that it must move at least (each
+output of a convolution, linear layer or LSTM written and read, its gradient too, and itself read once more going
+back), over the bandwidth of a large copy measured here.
 """
 
 import argparse
@@ -42,6 +43,7 @@ import results
 import train
 
 CLASSES = 6
+PRECISIONS = {"float32": 4, "bfloat16": 2}  # -> bytes of a number
 BURN_IN = 2  # steps
 MEMORY_SEGMENTS = (2_000, 4_000, 8_000)
 # segments of a database by front end (SPEC counts; each is trained on in all folds but one), folds
@@ -174,17 +176,21 @@ def timed(work, device, repeats=7):
 
 
 def ceilings(device):
-    """Floating-point operations and bytes per second of a large product and a large copy."""
+    """Floating-point operations per second of a large product by precision, and bytes per second of a large copy."""
     size = 8192 if device == "cuda" else 2048
-    a, b = torch.randn(2, size, size, device=device)
-    product = 2 * size**3 / timed(lambda: a @ b, device)
+    rates, usual = {}, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    for precision in PRECISIONS:
+        a, b = torch.randn(2, size, size, device=device).to(getattr(torch, precision))
+        rates[precision] = 2 * size**3 / timed(lambda: a @ b, device)
+    torch.backends.cuda.matmul.allow_tf32 = usual
     source = torch.randn((1 << 29) if device == "cuda" else (1 << 26), device=device)
     target = torch.empty_like(source)
-    return product, 2 * source.nbytes / timed(lambda: target.copy_(source), device)
+    return rates, 2 * source.nbytes / timed(lambda: target.copy_(source), device)
 
 
 def demand(name):
-    """Operations and bytes that training needs for one segment, at least."""
+    """Operations, and values to be moved, that training needs for one segment, at least."""
     model, told = plain_model(name), []
 
     def count(module, inputs, output):
@@ -205,7 +211,7 @@ def demand(name):
     front_end = features.FRONT_ENDS[train.RECIPES[name].front_end]
     model(torch.randn(1, 1, front_end.bands, front_end.frames))
     operations, values = map(sum, zip(*told))
-    return 3 * operations, 5 * 4 * values
+    return 3 * operations, 5 * values
 
 
 # ---------------------------------------------------------------------------------------------- the tables
@@ -218,15 +224,15 @@ def table(header, rows):
 
 def engines_of(device):
     kinds = ["eager", "graph"] if device == "cuda" else ["eager"]
-    return [(kind, precision) for kind in kinds for precision in ("float32", "bfloat16")]
+    return [(kind, precision) for kind in kinds for precision in PRECISIONS]
 
 
-def compare(options, name, product, bandwidth):
+def compare(options, name, rates, bandwidth):
     """Rows of the main table for one model, and its seconds per segment by engine."""
     settings, device, steps = settings_of(name), options.device, options.steps + BURN_IN
     size = settings["batch_size"]
     data = noise(features.FrontEnd(**settings["front_end"]), size * steps, device)
-    operations, moved = demand(name)
+    operations, values = demand(name)
     plain, ours, begun, peaks = [], {how: [] for how in engines_of(device)}, {}, {}
     for _ in range(options.repeats):
         release_memory(keep=False)
@@ -250,7 +256,8 @@ def compare(options, name, product, bandwidth):
         difference = max(abs(a - b) for a, b in zip(losses, expected))
         rows.append([
             name, *how, f"{1e3 * spent:.1f}", f"{size / spent:.0f}", f"{usual / spent:.2f}", f"{difference:.1e}",
-            f"{100 * size * operations / spent / product:.0f}", f"{100 * size * moved / spent / bandwidth:.0f}",
+            f"{100 * size * operations / spent / rates[how[1]]:.0f}",
+            f"{100 * size * values * PRECISIONS[how[1]] / spent / bandwidth:.0f}",
             f"{begun[how]:.1f}", "" if peaks[how] is None else f"{peaks[how]:.0f}",
         ])  # fmt: skip
     return rows, {how: statistics.median(spent) / size for how, spent in ours.items()}
@@ -328,11 +335,12 @@ def report(options):
     told = f"Python {platform.python_version()}, torch {torch.__version__}, NumPy {np.__version__}"
     command = " ".join(["python benchmarks/speed.py", *sys.argv[1:]])
     yield f"{told}, {time.strftime('%Y-%m-%d')}; `{command}`" + ("; --deterministic" if options.deterministic else "")
-    product, bandwidth = ceilings(device)
-    yield f"Large float32 product: {product / 1e12:.2f} TFLOP/s; large copy: {bandwidth / 1e9:.0f} GB/s.\n"
+    rates, bandwidth = ceilings(device)
+    told = ", ".join(f"{rate / 1e12:.2f} TFLOP/s in {precision}" for precision, rate in rates.items())
+    yield f"Large product: {told}; large copy: {bandwidth / 1e9:.0f} GB/s.\n"
     rows, best = [], {}
     for name in options.model:
-        more, seconds = compare(options, name, product, bandwidth)
+        more, seconds = compare(options, name, rates, bandwidth)
         rows, best[name] = rows + more, seconds
     yield table(HEADER, rows)
     yield "What an epoch costs against folds at once, batch size and segments, by the default engine in float32:\n"
@@ -359,7 +367,7 @@ def main():
     parser.add_argument("--repeats", type=int, default=2, help="runs of each loop, in turn")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--deterministic", action="store_true", help="our loop as with that option of train.py")
-    parser.add_argument("--chip", default=platform.processor() or platform.machine(), help="name of the processor")
+    parser.add_argument("--chip", default=results.processor(), help="name of the processor")
     parser.add_argument("--out", type=Path, help="file to write (default: benchmarks/results/speed-<device>.md)")
     parser.add_argument("--peak-of", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
