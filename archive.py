@@ -6,7 +6,8 @@
 A runs folder holds megabytes of weights and scores for each fold; an archive keeps the class that each utterance was
 given, and lies like a runs folder:
 
-    FOLDER/<database>/utterances-<digest>.csv          utterance, emotion, speaker, session
+    FOLDER/<database>/utterances-<digest>.csv          utterance, emotion, speaker, session; not repeated in an archive
+                                                       one or two folders below, such as FOLDER/study/overlap
     FOLDER/<database>/<model>-<protocol>.json          settings and predictions of all seeds, folds and tracks
     FOLDER/<database>/<model>-<protocol>-curves.json   loss and hits by epoch; only --figure curves reads it
 
@@ -47,6 +48,7 @@ import results
 FORMAT = 1
 DIGITS = string.digits + string.ascii_lowercase + string.ascii_uppercase
 NOT_PREDICTED = "-"
+ABOVE = 2  # folders above an archive in which its index may lie
 NAME = re.compile(rf"(.+)-({'|'.join(protocols.PROTOCOLS)})\.json")
 OWN_SETTINGS = (*results.FOLD_SETTINGS, "track")  # told by the row and the fold
 OWN = ("train_speakers", "test_speakers", "test")  # told by `speakers` and the index
@@ -73,6 +75,18 @@ def find(runs):
     return sorted(found)
 
 
+def read_index(path, digest):
+    """Rows of the index that the archive `path` goes with."""
+    folder, database = path.parent.parent, path.parent.name
+    return results.read_index(home_of_index(folder, database, digest), database, digest, REMEDY)
+
+
+def home_of_index(folder, database, digest):
+    """The folder with the index of an archive in `folder`: another archive above that has it, else itself."""
+    above = [one for one in list(folder.parents)[:ABOVE] if any(name == database for name, *_ in find(one))]
+    return next((one for one in (folder, *above) if results.index_path(one, database, digest).is_file()), folder)
+
+
 def curves_path(path):
     return path.with_name(f"{path.stem}-curves.json")
 
@@ -91,15 +105,16 @@ def files(out, runs, folds):
     name, digest = database["name"], settings["utterances"]
     if len(database["classes"]) > len(DIGITS):
         raise protocols.UsageError(f"--export: {name} has more than {len(DIGITS)} classes, one letter for each")
-    index = results.read_index(runs, name, digest)
+    index, home = results.read_index(runs, name, digest), home_of_index(Path(out), name, digest)
     path = Path(out) / name / f"{settings['model']}-{settings['protocol']}.json"
     curves = {fold.folder: figures.fold_curve(fold) for fold in trained}
     content = pack(folds, curves, index)
     for track in folds:
         for fold, again in zip(folds[track], unpack(content, index, path, track), strict=True):
             compare(fold, again, trained[0])
+    its_index = {results.index_path(out, name, digest): results.index_path(runs, name, digest).read_bytes().decode()}
     return {
-        results.index_path(out, name, digest): results.index_path(runs, name, digest).read_bytes().decode(),
+        **(its_index if home == Path(out) else {}),
         curves_path(path): as_text(pack_curves(trained, curves, digest_of(content))),
         path: as_text(content),
     }
@@ -241,7 +256,7 @@ def read_folds(path, track):
     content = read(path, ARCHIVE)
     try:
         settings, database = content["shared"]["settings"], path.parent.name
-        index = results.read_index(path.parent.parent, database, settings["utterances"], REMEDY)
+        index = read_index(path, settings["utterances"])
         folds = unpack(content, index, path, track)
     except results.RunError:  # of the index
         raise
@@ -333,7 +348,7 @@ def fold_curve(fold):
     """
     path, settings = curves_path(fold.archive), fold.config["settings"]
     content, curves = read(fold.archive, ARCHIVE), read(path, CURVES)
-    index = results.read_index(path.parent.parent, path.parent.name, settings["utterances"], REMEDY)
+    index = read_index(path, settings["utterances"])
     seed, number, track = settings["seed"], settings["fold"], settings["track"]
     try:
         if curves["predictions"] != content["sha256"]:

@@ -134,7 +134,7 @@ def check_archive(runs, place, path, figures):
         for seed, folds in seeds.items():
             name, faults = "{} {} {} {} seed {}".format(*key, seed), []
             for fold in folds:
-                faults += check_archived(runs, fold)
+                faults += check_archived(fold)
             if not faults:
                 classes = folds[0].config["database"]["classes"]
                 rows = [(classes[label], row) for fold in folds for label, row in zip(fold.labels, fold.scores)]
@@ -148,10 +148,10 @@ def check_archive(runs, place, path, figures):
     yield f"note  {path}: checkpoints, logs and statistics can only be audited in the run folders", False
 
 
-def check_archived(runs, fold):
+def check_archived(fold):
     """Faults of one fold of an archive, as far as it tells."""
     try:
-        index = results.read_index(runs, fold.config["database"]["name"], fold.config["settings"]["utterances"])
+        index = archive.read_index(fold.archive, fold.config["settings"]["utterances"])
         yield from compare_database(fold, index)
         yield from compare_speakers(fold, index, set(fold.config["train_speakers"]))
         yield from compare_settings(fold)

@@ -126,6 +126,26 @@ def test_figures_are_drawn_from_an_archive(written, tmp_path, run):
     assert (tmp_path / "runs-confusion.svg").read_bytes() == (tmp_path / "archive-confusion.svg").read_bytes()
 
 
+def test_archives_below_another_share_its_index(written, tmp_path, run):
+    home = tmp_path / "published"
+    for below in ("", "study/one", "study/two"):
+        assert run("--runs", written / "runs", "--export", home / below, "--db", "casia")[0] == 0
+    assert [path.parent for path in home.rglob("utterances-*.csv")] == [home / "casia"]
+    for how in ((), ALL, ("--audit",)):
+        told = [run("--runs", place, *how) for place in (written / "archive", home / "study/two")]
+        assert told[0][0] == told[1][0] == 0
+    assert run("--runs", home / "study/one", "--db", "casia") == run("--runs", home, "--db", "casia")
+    shutil.move(home / "study/one", tmp_path / "one")
+    code, _, error = run("--runs", tmp_path / "one")
+    assert code == results.EXIT_USAGE and "utterances-" in error and "export it again" in error
+
+
+def test_an_index_among_runs_is_no_archives(written, tmp_path, run):
+    runs = Path(shutil.copytree(written / "runs", tmp_path / "runs"))
+    assert run("--runs", runs, "--export", runs / "published", "--db", "casia")[0] == 0
+    assert list((runs / "published/casia").glob("utterances-*.csv"))
+
+
 def test_sessions_lie_apart_from_speakers(tmp_path, run, rows):
     write_run(tmp_path / "runs", ANSWERS[0])
     write_run(tmp_path / "runs", ANSWERS[1], protocol="session", sessions=dict(A="1", B="1", C="2"))
