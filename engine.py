@@ -96,6 +96,7 @@ def choose_device(wish, number=0):
     if wish == "cpu" or not torch.cuda.is_available():
         return "cpu"
     torch.cuda.set_device(number % torch.cuda.device_count())
+    torch.backends.mha.set_fastpath_enabled(False)  # scoring: not known to be right for heads of few numbers on GPUs
     return "cuda"
 
 
@@ -112,6 +113,7 @@ def prepare(device, deterministic):
     elif deterministic:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # without it torch refuses cuBLAS here
         torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid, at a pass over each tensor
     else:
         torch.backends.cudnn.benchmark = True  # every step has the same shapes
 
@@ -207,7 +209,7 @@ class Training:
             permutation = epoch_order(len(self.segments), self.settings["seed"], self.epoch + 1)
             self.order.copy_(self.segments[permutation.to(self.segments.device)])
             if self.engine == "graph":
-                for size in set(self.sizes) - set(self.graphs):
+                for size in sorted(set(self.sizes) - set(self.graphs), reverse=True):
                     self.graphs[size] = self.record(size)
             self.place.zero_(), self.number.zero_()
             for done, size in enumerate(self.sizes, 1):
@@ -232,9 +234,16 @@ class Training:
         self.epoch += 1
         return losses
 
+    def copy_weights(self):
+        with torch.cuda.stream(self.stream):  # before the next epoch moves them
+            return {name: value.clone() for name, value in self.model.state_dict().items()}
+
     def record(self, size):
-        """A CUDA graph of one step; the steps that it takes to warm up leave nothing behind."""
-        weights = {name: value.clone() for name, value in self.model.state_dict().items()}
+        """A CUDA graph of one step, on the fold's stream; the steps that it takes to warm up leave nothing behind.
+
+        The graphs of a fold share their memory, as only one of them runs at a time.
+        """
+        weights = self.copy_weights()
         moments = {p: {k: v.clone() for k, v in state.items()} for p, state in self.optimizer.state.items()}
         self.place.zero_()
         for _ in range(WARM_UP):
@@ -248,7 +257,8 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         self.number.zero_()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self.stream):
+        pool = next(iter(self.graphs.values())).pool() if self.graphs else None
+        with torch.cuda.graph(graph, pool=pool, stream=self.stream):
             self.step(size)
         return graph
 

@@ -10,6 +10,8 @@ Letters as in the papers: b segments, f Mel bands, d or t frames, c channels. Se
 numbers refer to "Time-Frequency Transformer" (TFT) and "Attentive Time-Frequency Neural Network" (ATFNN).
 """
 
+from contextlib import nullcontext
+
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
@@ -249,7 +251,9 @@ class ScalarAttention(torch.autograd.Function):
 
 
 class NarrowLayerNorm(torch.autograd.Function):
-    """Layer norm of x (..., c) over few channels on a CPU: products with (c, c) matrices, in blocks for its cache.
+    """Layer norm of x (..., c) over few channels: products with (c, c) matrices, on a CPU in blocks for its cache.
+
+    torch's own takes a block of threads for each row of 8 numbers on a GPU, and as much time as a long row on a CPU.
 
     With centred d = x - mean and r = (mean(d^2) + epsilon)^-1/2 the output is weight * d r + bias. For the gradient
     g by d r, that by x is r (g - mean(g) - d r mean(g d r)). d and r are made again in the backward pass.
@@ -285,7 +289,7 @@ class NarrowLayerNorm(torch.autograd.Function):
     def matrices(like):
         """The (c, c) matrices that take the mean away and that put it everywhere."""
         average = like.new_full((len(like), len(like)), 1 / len(like))
-        return torch.eye(len(like), dtype=like.dtype) - average, average
+        return torch.eye(len(like), dtype=like.dtype, device=like.device) - average, average
 
     @staticmethod
     def normal(x, centre, average, epsilon):
@@ -296,12 +300,13 @@ class NarrowLayerNorm(torch.autograd.Function):
 
     @staticmethod
     def blocks(*tensors):
-        return zip(*(tensor.flatten(0, -2).split(16384) for tensor in tensors))
+        rows = [tensor.flatten(0, -2) for tensor in tensors]
+        return zip(*(one.split(16384 if one.device.type == "cpu" else len(one)) for one in rows))
 
 
 def layer_norm(norm, x):
     """norm(x) for nn.LayerNorm over the few channels of x (..., c)."""
-    if x.device.type == "cpu" and torch.is_grad_enabled():
+    if torch.is_grad_enabled():
         return NarrowLayerNorm.apply(x, norm.weight, norm.bias, norm.eps)
     return norm(x)
 
@@ -360,7 +365,8 @@ class TimeEncoder(nn.Module):
     """T-Encoder: three-layer BiLSTM, (b, t, features) -> (b, 256), the last hidden state of each direction.
 
     The backward direction ends at the first frame: its last state is not the output at the last frame
-    (ATFNN section II-A2). `dropout` acts between the layers.
+    (ATFNN section II-A2). `dropout` acts between the layers. On a GPU it stays in float32 under bfloat16: autocast
+    would run an LSTM in float16 there, whose small gradients become 0.
     """
 
     def __init__(self, features, hidden=128, layers=3, dropout=0.0):
@@ -368,7 +374,9 @@ class TimeEncoder(nn.Module):
         self.lstm = nn.LSTM(features, hidden, layers, batch_first=True, dropout=dropout, bidirectional=True)
 
     def forward(self, x):
-        _, (states, _) = self.lstm(x)  # (2 * layers, b, hidden)
+        on_gpu = x.device.type == "cuda"
+        with torch.autocast("cuda", enabled=False) if on_gpu else nullcontext():
+            _, (states, _) = self.lstm(x.float() if on_gpu else x)  # (2 * layers, b, hidden)
         return torch.cat([states[-2], states[-1]], 1)
 
 

@@ -460,7 +460,7 @@ class FoldRun:
         scores = np.stack([validation for _, validation in self.kept.values()])
         best = list(self.kept)[results.best_epoch(self.data.database.labels[held], scores)]
         if best == epoch:
-            self.chosen = (best, {name: value.clone() for name, value in self.training.model.state_dict().items()})
+            self.chosen = (best, self.training.copy_weights())
 
     def save(self, path):
         """Write the state, sealed; one whose weights are not finite does not replace a good one."""
@@ -670,14 +670,22 @@ def train_all(jobs, database, heard, folds_total, config):
                 show = Progress(f"[{number}/{len(jobs)}] {title(job, folds_total)}")
                 run = FoldRun(job, loaded[front_end], folds_total, how, config.save_every, show)
                 running[run] = stack.pop_all()
+                run.begin_epoch()
 
-    def attempt(run, half):
+    def advance(run):
+        """Collect the epoch that was queued, and queue the next: the device is not kept waiting for other folds."""
         try:
-            half()
+            run.end_epoch()
         except results.RunError as error:  # the other folds go on
-            failed.append(error)
+            failed.append(str(error))
             run.show.line("stopped, see below")
             running.pop(run).close()
+            return
+        if run.is_trained:
+            run.finish()
+            running.pop(run).close()
+        else:
+            run.begin_epoch()
 
     with contextlib.ExitStack() as locks:
         locks.callback(lambda: [lock.close() for lock in running.values()])
@@ -688,20 +696,16 @@ def train_all(jobs, database, heard, folds_total, config):
                 if not running:
                     break
                 for run in list(running):
-                    if not run.is_trained:
-                        run.begin_epoch()
-                for run in list(running):
-                    if not run.is_trained:
-                        attempt(run, run.end_epoch)
-                    if run in running and run.is_trained:
-                        run.finish()
-                        running.pop(run).close()
-        except torch.OutOfMemoryError:
+                    advance(run)
+                del run  # what a finished fold held is free before the next begins
+        except RuntimeError as error:
+            if torch.OutOfMemoryError not in (type(error), type(error.__context__)):  # the latter while recording
+                raise
             raise results.RunError(
                 f"{config.runs}: the device has not enough memory; use a smaller --together (now {together})"
             ) from None
     if failed:
-        raise results.RunError("; ".join(map(str, failed)))
+        raise results.RunError("; ".join(failed))
 
 
 def print_summary(config, database):

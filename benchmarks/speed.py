@@ -140,13 +140,14 @@ def our_loop(data, settings, kind, folds=1):
 def first_losses(data, settings, kind, steps):
     """Losses in the order in which the plain loop reads the segments."""
     run = engine.Training(data, settings, range(len(data.labels)), kind)
-    if kind == "graph":
-        run.graphs = {size: run.record(size) for size in set(run.sizes)}
-    run.order.copy_(run.segments)
-    run.place.zero_(), run.number.zero_()
-    for size in run.sizes[:steps]:
-        run.graphs[size].replay() if kind == "graph" else run.step(size)
-    return run.losses[:steps].tolist()
+    with torch.cuda.stream(run.stream):
+        if kind == "graph":
+            run.graphs = {size: run.record(size) for size in set(run.sizes)}
+        run.order.copy_(run.segments)
+        run.place.zero_(), run.number.zero_()
+        for size in run.sizes[:steps]:
+            run.graphs[size].replay() if kind == "graph" else run.step(size)
+        return run.losses[:steps].tolist()
 
 
 def release_memory(keep):
@@ -267,10 +268,9 @@ HEADER = ["model", "engine", "precision", "ms/step", "segments/s", "ratio", "los
           "% of bandwidth", "start s", "peak MB"]  # fmt: skip
 
 
-def growth(options, name):
+def growth(options, name, kind):
     """Seconds per epoch against folds at once, batch size and segments."""
     settings, device = settings_of(name), options.device
-    kind = engine.choose_engine("auto", device)
     front_end, size = features.FrontEnd(**settings["front_end"]), settings["batch_size"]
     steps, rows = max(2, options.steps // 2), []
     for folds, batch, count in (
@@ -343,8 +343,9 @@ def report(options):
         more, seconds = compare(options, name, rates, bandwidth)
         rows, best[name] = rows + more, seconds
     yield table(HEADER, rows)
-    yield "What an epoch costs against folds at once, batch size and segments, by the default engine in float32:\n"
-    rows = [row for name in options.model for row in growth(options, name)]
+    kind = "graph" if device == "cuda" else "eager"
+    yield f"What an epoch costs against folds at once, batch size and segments, by the engine {kind} in float32:\n"
+    rows = [row for name in options.model for row in growth(options, name, kind)]
     yield table(["model", "folds", "batch", "segments", "s per epoch", "µs per fold and segment"], rows)
     every = train.Config().save_every
     yield f"Saving the state of a fold, once in {every:.0f} s:\n"

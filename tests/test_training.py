@@ -409,15 +409,20 @@ def test_processes_on_one_folder_share_the_folds(manifest, tmp_path):
 @pytest.mark.parametrize("saved_after", [0, 1])
 def test_recorded_steps_are_the_steps_of_eager(saved_after, manifest, monkeypatch):
     """Without a GPU, a recording that computes nothing and a replay that runs the step stand in for CUDA's."""
-    step, recording = engine.Training.step, []
+    step, recording, pools = engine.Training.step, [], []
 
     class Graph:
         def replay(self):
             step(self.training, self.size)
 
+        def pool(self):
+            return "of the first"
+
     class Record:
-        def __init__(self, graph, stream):
+        def __init__(self, graph, pool, stream):
+            assert pool == (None if not pools else "of the first")
             self.graph = graph
+            pools.append(pool)
 
         def __enter__(self):
             recording.append(self.graph)
