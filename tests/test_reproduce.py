@@ -1,7 +1,9 @@
 """The commands of benchmarks/reproduce.py are ones that train.py takes, and the published report is what they give."""
 
+import os
 import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -50,6 +52,18 @@ def test_every_training_command_is_one_that_train_takes(capsys):
 def test_what_follows_the_dashes_goes_to_every_training(capsys):
     told = printed(capsys, "--db", "abc", "--", "--device", "cuda")
     assert all(("cuda" in command) == (command[0] == "train.py") for command, _ in told)
+
+
+def test_every_gpu_figure_has_a_command_that_train_takes(tmp_path):
+    script = [shutil.which("bash"), str(PROJECT / "benchmarks/gpu.sh"), str(tmp_path), str(tmp_path / "out")]
+    subprocess.run(script, env=dict(os.environ, PYTHON="echo"), check=True, capture_output=True)
+    logs = list((tmp_path / "out").glob("*.log"))
+    for log in logs:
+        command = shlex.split(log.read_text())
+        config = train.parse_command_line(command[1:])
+        train.check_open_settings(config)
+        assert (command[0], config.device, Path(config.runs).name) == ("train.py", "cuda", log.stem)
+    assert len((tmp_path / "out/wall.txt").read_text().splitlines()) == len(logs) > 6
 
 
 @pytest.mark.parametrize("arguments", [["--root", "/x"], ["--db", "emodb"], ["--part", "all"], ["--setting", "x"]])
