@@ -37,11 +37,12 @@ import hashlib
 import json
 import re
 import string
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-import figures
 import protocols
 import results
 
@@ -94,20 +95,20 @@ def curves_path(path):
 # ------------------------------------------------------------------------------------------- writing
 
 
-def files(out, runs, folds):
+def pack_and_check(out, runs, folds):
     """The files of an archive below the folder `out`, of one model and protocol: {path: text}, the main one last.
 
     folds: track -> [FoldResult] from the folder `runs`. RunError where they are not parts of one experiment, or are
     not what the index of utterances and the kept epochs say, so that they could not be read again as they are.
     """
-    trained = [fold for track in figures.TRAINED for fold in folds.get(track, ())]
+    trained = [fold for track in results.TRAINED for fold in folds.get(track, ())]
     settings, database = (trained[0].config[name] for name in ("settings", "database"))
     name, digest = database["name"], settings["utterances"]
     if len(database["classes"]) > len(DIGITS):
         raise protocols.UsageError(f"--export: {name} has more than {len(DIGITS)} classes, one letter for each")
     index, home = results.read_index(runs, name, digest), home_of_index(Path(out), name, digest)
     path = Path(out) / name / f"{settings['model']}-{settings['protocol']}.json"
-    curves = {fold.folder: figures.fold_curve(fold) for fold in trained}
+    curves = {fold.folder: results.read_curve(fold) for fold in trained}
     content = pack(folds, curves, index)
     for track in folds:
         for fold, again in zip(folds[track], unpack(content, index, path, track), strict=True):
@@ -121,7 +122,7 @@ def files(out, runs, folds):
 
 
 def pack(folds, curves, index):
-    """Content of an archive; see `files`. curves: folder -> FoldCurve; index: rows of the utterances' CSV."""
+    """Content of an archive; see `pack_and_check`. curves: folder -> FoldCurve; index: rows of the utterances' CSV."""
     every = [fold for track in folds for fold in folds[track]]
     place = {row["utterance"]: i for i, row in enumerate(index)}
     shared, rows = share([fold.config for fold in every]), {}
@@ -341,28 +342,28 @@ def unpack_row(content, row, index, path):
 
 
 def fold_curve(fold):
-    """figures.FoldCurve of a fold of an archive; RunError where its curves are missing or damaged.
+    """FoldCurve of a FoldResult, in its folder or archived; RunError where its curves are missing or damaged.
 
-    Confusions have the right diagonal and rows, which WAR and UAR rest on; where the misses went is not kept. Between
-    the evaluated epochs the loss is a straight line.
+    Of an archive the confusions have the right diagonal and rows, which WAR and UAR rest on; where the misses went is
+    not kept. Between the evaluated epochs the loss is a straight line.
     """
+    if not fold.archive:
+        return results.read_curve(fold)
     path, settings = curves_path(fold.archive), fold.config["settings"]
-    content, curves = read(fold.archive, ARCHIVE), read(path, CURVES)
-    index = read_index(path, settings["utterances"])
+    content, curves, index = read_with_curves(fold.archive, stamp(fold.archive), stamp(path))
     seed, number, track = settings["seed"], settings["fold"], settings["track"]
     try:
-        if curves["predictions"] != content["sha256"]:
-            raise ValueError(f"goes with another {fold.archive.name}")
         told = dict(seed=seed, track=track, fold=number)
         row = next((row for row in curves["rows"] if row.items() >= told.items()), None)
         if row is None:
             raise ValueError(f"lacks seed {seed}, fold {number}")
         epochs, classes = curves["epochs"], fold.config["database"]["classes"]
         loss = np.interp(np.arange(settings["epochs"]) + 1, epochs, row["loss"], left=np.nan)
-        test, held = confusions(row["hits"], curves["width"], len(epochs), fold.labels, len(classes)), None
+        how = (curves["width"], len(epochs))
+        test, held = confusions_up_to_misses(row["hits"], *how, fold.labels, len(classes)), None
         if track == "validation":
             labels = [classes.index(one["emotion"]) for one in index if one["speaker"] in settings["held_out"]]
-            held = confusions(row["held"], curves["width"], len(epochs), np.array(labels, int), len(classes))
+            held = confusions_up_to_misses(row["held"], *how, np.array(labels, int), len(classes))
         chosen = {
             one["track"]: epochs.index(one["epochs"][one["folds"].index(number)])
             for one in content["rows"]
@@ -370,10 +371,26 @@ def fold_curve(fold):
         }
     except results.UNREADABLE as error:
         raise results.damaged(path, error, REMEDY) from None
-    return figures.FoldCurve(seed, loss, np.array(epochs), test, held, chosen)
+    return results.FoldCurve(seed, loss, np.array(epochs), test, held, chosen)
 
 
-def confusions(text, width, epochs, labels, classes):
+@lru_cache(maxsize=1)  # of the archive whose folds are being read
+def read_with_curves(path, *stamps):
+    """Content of both files of an archive, and its index; read again where another of their `stamps` is given."""
+    content, curves = read(path, ARCHIVE), read(curves_path(path), CURVES)
+    if curves["predictions"] != content["sha256"]:
+        raise results.damaged(curves_path(path), f"goes with another {path.name}", REMEDY)
+    return content, curves, read_index(path, content["shared"]["settings"]["utterances"])
+
+
+def stamp(path):
+    """What is another once a file is written anew; None where it is missing."""
+    with suppress(OSError):
+        told = path.stat()
+        return told.st_ino, told.st_mtime_ns, told.st_size
+
+
+def confusions_up_to_misses(text, width, epochs, labels, classes):
     """Confusion counts (E, K, K) whose misses all stand in one column, from hits as `as_digits` writes them."""
     hits, every = from_digits(text, width, (epochs, classes)), np.bincount(labels, minlength=classes)
     if (hits > every).any():

@@ -51,7 +51,7 @@ def check_runs(runs, figures):
     `figures(database, model, protocol, track, seeds)` gives the evaluator's summary of a run, or of all with None.
     """
     rows = {}  # (database, model, protocol, track) -> seed -> fold number -> folder
-    for track in ("last", "validation"):
+    for track in results.TRAINED:
         for database, model, protocol, seed, number, folder in results.find_folds(runs, track):
             rows.setdefault((database, model, protocol, track), {}).setdefault(seed, {})[number] = folder
     if not rows and not archive.find(runs):

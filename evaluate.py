@@ -114,7 +114,7 @@ def collect(runs, protocol, seeds, track, only=None, only_model=None):
 
 def all_runs(runs):
     """(database, model, protocol) of all that lies below `runs`, finished or not, in sorted order."""
-    folds = [fold for track in ("last", "validation") for fold in results.find_folds(runs, track)]
+    folds = [fold for track in results.TRAINED for fold in results.find_folds(runs, track)]
     return sorted({tuple(place[:3]) for place in (*folds, *archive.find(runs))})
 
 
@@ -649,9 +649,7 @@ def make_figure(options):
     first = next(iter(runs))
     if options.figure == "curves":
         trained = {
-            track: [(archive if fold.archive else figures).fold_curve(fold) for fold in runs[track]]
-            for track in figures.TRAINED
-            if track in runs
+            track: [archive.fold_curve(fold) for fold in runs[track]] for track in results.TRAINED if track in runs
         }
         figure = figures.draw_curves(trained, reached, title, notes)
     elif options.figure == "confusion":
@@ -841,7 +839,7 @@ def export(options):
     if not tracks:
         none = f"{options.runs}: has no finished fold of this --db and --protocol; first run train.py, or set --runs"
         raise protocols.UsageError("; ".join([*damaged, none]))
-    archives = {key: archive.files(options.export, options.runs, by_track) for key, by_track in tracks.items()}
+    archives = {key: archive.pack_and_check(options.export, options.runs, by_track) for key, by_track in tracks.items()}
     for key, files in archives.items():  # none is written where another would be refused
         for path, text in files.items():
             results.write_text(path, text)

@@ -7,7 +7,7 @@
 
 `evaluate.py` finds the runs and gives them to `draw_confusion` (TFT Fig. 2, ATFNN Fig. 5), `draw_attention` (TFT
 Fig. 3, ATFNN Fig. 6) or `draw_curves`; `write` saves what they return. What a figure shows is made by functions
-of its own (`rates`, `fold_curve`, `pooled_curve`, `explain`, `panel`), which need no matplotlib.
+of its own (`rates`, `pooled_curve`, `explain`, `panel`), which need no matplotlib.
 """
 
 import textwrap
@@ -99,38 +99,6 @@ def draw_confusion(counts, classes, title, notes=(), with_counts=False):
 # --------------------------------------------------------------------------------------------- curves
 
 
-class FoldCurve(NamedTuple):
-    """What was measured of one fold while it was trained."""
-
-    seed: int
-    loss: np.ndarray  # (L,) mean training loss of epochs 1..L
-    epochs: np.ndarray  # (E,) evaluated epochs
-    test: np.ndarray  # (E, K, K) confusion counts of the tested speakers
-    held: np.ndarray  # (E, K, K) of the held-out speakers, None where none were held out
-    chosen: dict  # track -> index into epochs
-
-
-def fold_curve(fold):
-    """Curves of a FoldResult, from its log.csv and epochs.npz."""
-    kept, log = results.read_epochs(fold.folder), fold.folder / "log.csv"
-    try:
-        loss = np.loadtxt(log, delimiter=",", skiprows=1, ndmin=2)[:, 1]
-        if len(loss) != fold.config["settings"]["epochs"]:
-            raise ValueError("other epochs")
-    except (OSError, ValueError, IndexError) as error:
-        raise results.RunError(
-            f"{log}: is missing or damaged ({error}); remove its folder and repeat the training command"
-        ) from None
-    test = np.stack([protocols.confusion(fold.labels, one) for one in kept["scores"]])
-    seed = fold.config["settings"]["seed"]
-    if "validation" not in kept:
-        chosen = dict(last=len(test) - 1, oracle=results.best_epoch(fold.labels, kept["scores"]))
-        return FoldCurve(seed, loss, kept["epochs"], test, None, chosen)
-    held = np.stack([protocols.confusion(kept["validation_labels"], one) for one in kept["validation"]])
-    chosen = dict(validation=results.best_epoch(kept["validation_labels"], kept["validation"]))
-    return FoldCurve(seed, loss, kept["epochs"], test, held, chosen)
-
-
 def pooled_curve(curves, name, metric):
     """Epochs that all folds share, and the metric in per cent, pooled over folds, mean over seeds: (E,), (E,)."""
     epochs = reduce(np.intersect1d, [curve.epochs for curve in curves])
@@ -153,13 +121,12 @@ MARKS = {  # track -> what it is, and its mark
     "validation": ("validation, chosen on held-out speakers", dict(marker="^", color=DARK)),
     "oracle": ("oracle, a diagnostic and not a result", dict(marker="D", color=DARK, markerfacecolor="white")),
 }
-TRAINED = dict(last="trained on all other speakers", validation="trained without the held-out speakers")
 
 
 def draw_curves(trained, reached, title, notes=()):
     """Training loss, WAR and UAR over the epochs, a mark wherever a track chose the epoch of a fold.
 
-    `trained`: a key of TRAINED -> [FoldCurve], as far as run; `reached`: track -> its figures, as text.
+    `trained`: a key of results.TRAINED -> [results.FoldCurve], as far as run; `reached`: track -> its figures, as text.
     """
     from matplotlib.lines import Line2D
     from matplotlib.ticker import MaxNLocator
@@ -175,7 +142,7 @@ def draw_curves(trained, reached, title, notes=()):
             axes.plot(*pooled_curve(curves, "test", metric), **TESTED)
             if training == "validation":
                 axes.plot(*pooled_curve(curves, "held", metric), **HELD)
-        panels[0].set_title(TRAINED[training])
+        panels[0].set_title(results.TRAINED[training])
         panels[2].set_xlabel("epoch")
         panels[2].xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes, label in zip(grid[:, 0], ("training loss (mean over folds)", "WAR in %", "UAR in %")):

@@ -269,8 +269,22 @@ class FoldResult(NamedTuple):
     archive: Path = None  # the file that holds it (archive.py); `folder` is then a place in that file
 
 
+class FoldCurve(NamedTuple):
+    """What was measured of one fold while it was trained."""
+
+    seed: int
+    loss: np.ndarray  # (L,) mean training loss of epochs 1..L
+    epochs: np.ndarray  # (E,) evaluated epochs
+    test: np.ndarray  # (E, K, K) confusion counts of the tested speakers
+    held: np.ndarray  # (E, K, K) of the held-out speakers, None where none were held out
+    chosen: dict  # track -> index into epochs
+
+
 FOLD_SETTINGS = ("seed", "fold", "fold_name", "held_out")  # in these alone the folds of a row may differ
 TRACKS = ("last", "validation", "oracle")  # last epoch; chosen on held-out speakers; best on the test speakers
+TRAINED = dict(  # tracks with a training of their own; the oracle chooses among the epochs of `last`
+    last="trained on all other speakers", validation="trained without the held-out speakers"
+)
 
 
 def fold_folder(runs, database, model, protocol, seed, number, track="last"):
@@ -432,6 +446,25 @@ def read_epochs(folder):
     except UNREADABLE as error:
         raise damaged(path, error) from None
     return kept
+
+
+def read_curve(fold):
+    """Curves of a FoldResult, from its log.csv and epochs.npz."""
+    kept, log = read_epochs(fold.folder), fold.folder / "log.csv"
+    try:
+        loss = np.loadtxt(log, delimiter=",", skiprows=1, ndmin=2)[:, 1]
+        if len(loss) != fold.config["settings"]["epochs"]:
+            raise ValueError("other epochs")
+    except (OSError, ValueError, IndexError) as error:
+        raise damaged(log, error) from None
+    test = np.stack([confusion(fold.labels, one) for one in kept["scores"]])
+    seed = fold.config["settings"]["seed"]
+    if "validation" not in kept:
+        chosen = dict(last=len(test) - 1, oracle=best_epoch(fold.labels, kept["scores"]))
+        return FoldCurve(seed, loss, kept["epochs"], test, None, chosen)
+    held = np.stack([confusion(kept["validation_labels"], one) for one in kept["validation"]])
+    chosen = dict(validation=best_epoch(kept["validation_labels"], kept["validation"]))
+    return FoldCurve(seed, loss, kept["epochs"], test, held, chosen)
 
 
 def read_checkpoint(path):

@@ -100,12 +100,12 @@ def test_folds_are_read_as_they_were(written):
 
 
 def test_curves_end_and_choose_where_those_of_the_runs_do(written):
-    for track in figures.TRAINED:
+    for track in results.TRAINED:
         for home in ("runs", "archive"):
             found, _ = evaluate.collect(written / home, "speaker", None, track, "casia", "tft")
             folds = [fold for seed in found["casia", "tft"].values() for fold in seed]
             if home == "runs":
-                curves = list(map(figures.fold_curve, folds))
+                curves = list(map(archive.fold_curve, folds))
         for curve, again in zip(curves, map(archive.fold_curve, folds), strict=True):
             assert (curve.seed, curve.chosen) == (again.seed, again.chosen)
             assert curve.epochs.tolist() == again.epochs.tolist() == [2, 3]
@@ -115,6 +115,17 @@ def test_curves_end_and_choose_where_those_of_the_runs_do(written):
                 assert (first is None) == (second is None) == (name == "held" and track == "last")
                 for metric in figures.METRICS.values() if first is not None else ():
                     assert list(map(metric, first)) == list(map(metric, second))
+
+
+def test_curves_are_read_once_for_all_folds_until_a_file_changes(copied, monkeypatch):
+    folds, read, files = archive.read_folds(tft(copied / "archive"), "last"), results.read_json, []
+    monkeypatch.setattr(results, "read_json", lambda path: files.append(path) or read(path))
+    assert len(list(map(archive.fold_curve, folds))) == 6 and len(files) == len(set(files)) == 2
+    edit(archive.curves_path(tft(copied / "archive")), lambda content: content["rows"][0].update(loss=[7.0, 8.0]))
+    assert archive.fold_curve(folds[0]).loss[1:].tolist() == [7, 8]
+    archive.curves_path(tft(copied / "archive")).unlink()
+    with pytest.raises(results.RunError, match="No such file"):
+        archive.fold_curve(folds[0])
 
 
 def test_figures_are_drawn_from_an_archive(written, tmp_path, run):
@@ -217,7 +228,7 @@ def made_up(model, seeds=5, epochs=1000, every=10):
     ]  # fmt: skip
     folds, curves = {track: [] for track in results.TRACKS}, {}
     evaluated = np.arange(every, epochs + 1, every)
-    for track in figures.TRAINED:
+    for track in results.TRAINED:
         for seed in range(seeds):
             for number, who in enumerate(names, 1):
                 own = [row for row in index if row["speaker"] == who]
@@ -243,7 +254,7 @@ def made_up(model, seeds=5, epochs=1000, every=10):
                 chosen = {one: int(random.integers(len(test))) for one in results.TRACKS}
                 chosen["last"], loss = len(test) - 1, 1.8 * random.random(epochs)
                 held = test if track == "validation" else None
-                curves[folder] = figures.FoldCurve(seed, loss, evaluated, test, held, chosen)
+                curves[folder] = results.FoldCurve(seed, loss, evaluated, test, held, chosen)
                 for one in ("last", "oracle") if track == "last" else ("validation",):
                     folds[one].append(results.FoldResult(
                         folder, config, config["test"], np.array([who] * len(own)), labels, scores[chosen[one]]

@@ -14,6 +14,7 @@ import soundfile
 import torch
 from test_evaluate import ANSWERS, CLASSES, reseal, write_run
 
+import archive
 import evaluate
 import features
 import figures
@@ -186,13 +187,13 @@ def test_colours_survive_grey_print_and_numbers_stand_out():
 def test_each_track_marks_its_epoch(watched):
     found, _ = evaluate.collect(watched, "speaker", None, "last")
     for fold in found["casia", "tft"][0]:
-        curve = figures.fold_curve(fold)
+        curve = archive.fold_curve(fold)
         chosen = {track: curve.epochs[index] for track, index in curve.chosen.items()}
         assert chosen == dict(last=3, oracle=BEST[fold.speakers[0]])
         assert curve.loss.tolist() == [3, 2, 1] and curve.held is None
     found, _ = evaluate.collect(watched, "speaker", None, "validation")
     for fold in found["casia", "tft"][0]:
-        curve = figures.fold_curve(fold)
+        curve = archive.fold_curve(fold)
         assert curve.epochs[curve.chosen["validation"]] == 2 == results.read_marker(fold.folder)["epoch"]
         assert curve.held[1].trace() == curve.held[1].sum()
 
@@ -201,7 +202,7 @@ def test_curves_end_where_the_tables_do(watched):
     curves = {}
     for track in results.TRACKS:
         folds = evaluate.collect(watched, "speaker", None, track)[0]["casia", "tft"]
-        curves[track] = list(map(figures.fold_curve, folds[0])), evaluate.summarize(folds)
+        curves[track] = list(map(archive.fold_curve, folds[0])), evaluate.summarize(folds)
     folds, summary = curves["last"]
     epochs, war = figures.pooled_curve(folds, "test", protocols.war)
     assert epochs.tolist() == [1, 2, 3] and war.tolist() == pytest.approx([20, 80, 60])
@@ -214,7 +215,7 @@ def test_curves_end_where_the_tables_do(watched):
 def test_curves_are_pooled_over_shared_epochs_and_averaged_over_seeds():
     def curve(seed, epochs, right):
         test = np.array([[[hits, 4 - hits], [0, 4]] for hits in right])
-        return figures.FoldCurve(seed, np.ones(3), np.array(epochs), test, None, {})
+        return results.FoldCurve(seed, np.ones(3), np.array(epochs), test, None, {})
 
     folds = [curve(0, [1, 2, 3], [0, 1, 2]), curve(0, [2, 3], [3, 4]), curve(1, [2, 3], [4, 4])]
     epochs, war = figures.pooled_curve(folds, "test", protocols.war)
