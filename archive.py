@@ -59,6 +59,7 @@ ARCHIVE = dict(
     fold_names={str: str},
     rows=[dict(seed=int, track=str, folds=[int], epochs=[int], speakers=[str], predictions=str)],
 )  # by kind, see results.check_kind; what the folds need besides is checked when they are put together
+CONFIG = dict(code={"models.py": str}, machine={})  # what a fold's config.json tells beside results.CONFIG
 CURVES = dict(
     predictions=str,
     width=int,
@@ -111,8 +112,12 @@ def pack_and_check(out, runs, folds):
     curves = {fold.folder: results.read_curve(fold) for fold in trained}
     content = pack(folds, curves, index)
     for track in folds:
-        for fold, again in zip(folds[track], unpack(content, index, path, track), strict=True):
-            compare(fold, again, trained[0])
+        try:
+            again = unpack(content, index, path, track)
+        except results.UNREADABLE as error:
+            raise results.damaged(trained[0].folder.parents[1], error, "see evaluate.py --audit") from None
+        for one, other in zip(folds[track], again, strict=True):
+            compare(one, other, trained[0])
     its_index = {results.index_path(out, name, digest): results.index_path(runs, name, digest).read_bytes().decode()}
     return {
         **(its_index if home == Path(out) else {}),
@@ -300,7 +305,7 @@ def unpack(content, index, path, track):
 
 def unpack_row(content, row, index, path):
     """[FoldResult] of one seed and track."""
-    shared, name, letters = content["shared"], f"seed {row['seed']}, track {row['track']}", row["predictions"]
+    name, letters = f"seed {row['seed']}, track {row['track']}", row["predictions"]
     if len(letters) != len(index):
         raise ValueError(f"{name}: {len(letters)} predictions for {len(index)} utterances")
     if not len(set(row["folds"])) == len(row["folds"]) == len(row["epochs"]) == len(row["speakers"]):
@@ -309,36 +314,43 @@ def unpack_row(content, row, index, path):
         raise ValueError(f"{name}: fold {unnamed[0]} has no name")
     folds, predicted = [], set()
     for number, epoch, letter_of in zip(row["folds"], row["epochs"], row["speakers"]):
-        settings = dict(
-            shared["settings"], seed=row["seed"], fold=number, fold_name=content["fold_names"][str(number)],
-            track="validation" if row["track"] == "validation" else "last",
-        )  # fmt: skip
-        config = dict(shared, settings=settings, **row.get("differs", {}).get(str(number), {}))
-        speakers = dict(zip(config["database"]["speakers"], letter_of))
-        if len(letter_of) != len(config["database"]["speakers"]):
-            raise ValueError(f"{name}: {len(letter_of)} letters for {len(config['database']['speakers'])} speakers")
-        if settings["track"] == "validation":
-            settings["held_out"] = [who for who in speakers if speakers[who] == "h"]
-        config["train_speakers"] = [who for who in speakers if speakers[who] == "t"]
-        config["test_speakers"] = [who for who in speakers if speakers[who] == "x"]
+        config = unpack_config(content, row, number, letter_of)
+        settings, classes = config["settings"], config["database"]["classes"]
         tested = [i for i, one in enumerate(index) if one[settings["protocol"]] == settings["fold_name"]]
         config["test"] = [index[i]["utterance"] for i in tested]
         results.check_config(config)
+        results.check_kind(config, CONFIG, "it")
         if not 1 <= epoch <= settings["epochs"] or (row["track"] == "last" and epoch != settings["epochs"]):
             raise ValueError(f"{name}: epoch {epoch} of {settings['epochs']}")
-        classes = config["database"]["classes"]
         answers = np.array([DIGITS.find(letters[i]) for i in tested], int)
         if not tested or answers.min() < 0 or answers.max() >= len(classes):
             raise ValueError(f"{name}: fold {number} has a prediction that is no class, or none")
         labels = np.array([classes.index(index[i]["emotion"]) for i in tested])
         names = np.array([index[i]["speaker"] for i in tested])
         scores = np.eye(len(classes), dtype=np.float32)[answers]
-        place = path / f"seed{row['seed']}" / f"fold{number}"
-        folds.append(results.FoldResult(place, config, config["test"], names, labels, scores, path))
+        folds.append(results.FoldResult(None, config, config["test"], names, labels, scores, path))
         predicted.update(tested)
     if any((letter == NOT_PREDICTED) == (i in predicted) for i, letter in enumerate(letters)):
         raise ValueError(f"{name}: predicts what none of its folds tests")
     return folds
+
+
+def unpack_config(content, row, number, letter_of):
+    """What config.json of one fold held, but for `test`."""
+    settings = dict(
+        content["shared"]["settings"], seed=row["seed"], fold=number, fold_name=content["fold_names"][str(number)],
+        track="validation" if row["track"] == "validation" else "last",
+    )  # fmt: skip
+    config = dict(content["shared"], settings=settings, **row.get("differs", {}).get(str(number), {}))
+    names = config["database"]["speakers"]
+    if len(letter_of) != len(names):
+        raise ValueError(
+            f"seed {row['seed']}, track {row['track']}: {len(letter_of)} letters for {len(names)} speakers"
+        )
+    of = {letter: [name for name, one in zip(names, letter_of) if one == letter] for letter in "hxt"}
+    if settings["track"] == "validation":
+        settings["held_out"] = of["h"]
+    return dict(config, train_speakers=of["t"], test_speakers=of["x"])
 
 
 def fold_curve(fold):

@@ -16,7 +16,8 @@ of the recordings; only repeating the training can. For each fold it checks that
 for each run that all folds are there, and that WAR and UAR, counted again, are the evaluator's; and for the seeds
 of a row that they share settings, recordings, database and code, and are not copies of each other.
 
-Of an archive (archive.py) it proves that it is whole, and of the above what needs no checkpoint, log or score.
+Of an archive (archive.py) it proves that it is whole, and of the above what needs no checkpoint, log or score. Folds
+of a row are audited together, whether they lie in folders or in an archive.
 
 Shared with the evaluator are the readers of `results.py` and `archive.py`, which refuse a damaged file, the choice
 of the best epoch, and for checkpoints the reader of `predict.py`. Folds, the rule of holding out, the counts of a
@@ -50,40 +51,78 @@ def check_runs(runs, figures):
 
     `figures(database, model, protocol, track, seeds)` gives the evaluator's summary of a run, or of all with None.
     """
-    rows = {}  # (database, model, protocol, track) -> seed -> fold number -> folder
+    rows, archives = folders_of(runs), archive.find(runs)
+    if not rows and not archives:
+        yield f"{runs}: holds no runs", True
+    for *place, path in archives:
+        try:
+            add_archive(rows, place, path)
+        except results.RunError as error:
+            yield f"FAULT {error}", True
+    for key, seeds in sorted(rows.items()):
+        sound = {}  # seed -> [FoldResult]
+        for seed, folds in sorted(seeds.items()):
+            name, sound[seed] = "{} {} {} {} seed {}".format(*key, seed), []
+            faults = list(check_run(runs, (*key, seed), folds, figures, sound[seed]))
+            yield from ((f"FAULT {name}: {fault}", True) for fault in faults)
+            if not faults:
+                archived = sum(map(is_archived, folds.values()))
+                how = ", archived" if archived == len(folds) else f", {archived} of them archived" if archived else ""
+                yield f"ok    {name}: {len(folds)} folds{how}", False
+        for fault in check_row(key, sound, figures):
+            yield f"FAULT {' '.join(key)}: {fault}", True
+    for *_, path in archives:
+        yield f"note  {path}: checkpoints, logs and statistics can only be audited in the run folders", False
+
+
+def folders_of(runs):
+    """(database, model, protocol, track) -> seed -> fold number -> folder."""
+    rows = {}
     for track in results.TRAINED:
         for database, model, protocol, seed, number, folder in results.find_folds(runs, track):
             rows.setdefault((database, model, protocol, track), {}).setdefault(seed, {})[number] = folder
-    if not rows and not archive.find(runs):
-        yield f"{runs}: holds no runs", True
-    for key, seeds in sorted(rows.items()):
-        sound = {}  # seed -> [FoldResult]
-        for seed, folders in sorted(seeds.items()):
-            name, sound[seed] = "{} {} {} {} seed {}".format(*key, seed), []
-            faults = list(check_run(runs, (*key, seed), folders, figures, sound[seed]))
-            yield from ((f"FAULT {name}: {fault}", True) for fault in faults)
-            if not faults:
-                yield f"ok    {name}: {len(folders)} folds", False
-        for fault in check_row(key, sound, figures):
-            yield f"FAULT {' '.join(key)}: {fault}", True
-    for *place, path in archive.find(runs):
-        yield from check_archive(runs, place, path, figures)
+    return rows
 
 
-def check_run(runs, key, folders, figures, sound):
-    """Faults of one run: {fold number: folder}. Folds without any are added to `sound`."""
-    for number, folder in sorted(folders.items()):
-        faults = list(check_fold(runs, (*key, number), folder))
+def add_archive(rows, place, path):
+    """Add the folds of an archive as FoldResult to those in folders: a row, and a seed, may lie in both.
+
+    The oracle of a folder is audited as `last`; its folder is added, so that the oracle of the others is not missing it.
+    """
+    for track in results.TRACKS:
+        for fold in archive.read_folds(path, track):
+            settings = fold.config["settings"]
+            folds = rows.setdefault((*place, track), {}).setdefault(settings["seed"], {})
+            folds.setdefault(settings["fold"], fold)  # one that is in a folder too is told by the evaluator
+    for seed, folds in rows.get((*place, "oracle"), {}).items():
+        for number, fold in rows[*place, "last"].get(seed, {}).items():
+            if not is_archived(fold):
+                folds[number] = fold
+
+
+def is_archived(fold):
+    return isinstance(fold, results.FoldResult)
+
+
+def check_run(runs, key, folds, figures, sound):
+    """Faults of one run: {fold number: its folder, or FoldResult of an archive}. Those without any go to `sound`."""
+    for number, fold in sorted(folds.items()):
+        if is_archived(fold):
+            faults = list(check_archived(fold))
+        elif key[3] == "oracle":
+            continue
+        else:
+            faults = list(check_fold(runs, (*key, number), fold))
         yield from faults
         if not faults:
-            sound.append(results.read_fold(folder))
-    if len(sound) == len(folders):
-        yield from check_seed(key, sound, (row for fold in sound for row in read_rows(fold.folder)), figures)
+            sound.append(fold if is_archived(fold) else results.read_fold(fold))
+    if len(sound) == len(folds):
+        yield from check_seed(key, sound, (row for fold in sound for row in read_rows(fold)), figures)
 
 
 def check_seed(key, sound, rows, figures):
     """Faults of the folds of a seed together, each of them without fault: [FoldResult], and their rows for `count`."""
-    config, place = sound[0].config, sound[0].folder.parent
+    config, place = sound[0].config, sound[0].archive or sound[0].folder.parent
     done = {fold.config["settings"]["fold"] for fold in sound}
     if missing := sorted(set(range(1, config["folds_total"] + 1)) - done):
         yield f"{place}: {len(done)}/{config['folds_total']} folds, fold {missing[0]} is missing"
@@ -103,12 +142,13 @@ def check_row(key, sound, figures):
         first, told = shared(folds[0].config), shared(fold.config)
         for name in first | told:
             if first.get(name) != told.get(name):
-                yield f"{fold.folder}: {name} is not that of {folds[0].folder}"
+                yield f"{results.name_of(fold)}: {name} is not that of {results.name_of(folds[0])}"
     copies = {}  # of an archive the classes alone are known, which may well be alike
     for seed, its_folds in sound.items():
-        content = tuple((fold.config["settings"]["fold"], fold.scores.tobytes()) for fold in its_folds)
-        if content and not its_folds[0].archive and (other := copies.setdefault(content, seed)) != seed:
-            yield f"{its_folds[0].folder.parent}: has the very scores of seed {other}"
+        scored = [fold for fold in its_folds if not fold.archive]
+        content = tuple((fold.config["settings"]["fold"], fold.scores.tobytes()) for fold in scored)
+        if content and (other := copies.setdefault(content, seed)) != seed:
+            yield f"{scored[0].folder.parent}: has the very scores of seed {other}"
     try:
         figures(*key, None)
     except results.RunError as error:
@@ -121,33 +161,6 @@ def shared(config):
     return dict(settings, **{name: config[name] for name in ("code", "database", "folds_total")})
 
 
-def check_archive(runs, place, path, figures):
-    """Yield (line, is a fault) for every seed and track of an archive; place: its database, model and protocol."""
-    for track in results.TRACKS:
-        key, seeds, sound = (*place, track), {}, {}
-        try:
-            for fold in archive.read_folds(path, track):
-                seeds.setdefault(fold.config["settings"]["seed"], []).append(fold)
-        except results.RunError as error:
-            yield f"FAULT {error}", True
-            return
-        for seed, folds in seeds.items():
-            name, faults = "{} {} {} {} seed {}".format(*key, seed), []
-            for fold in folds:
-                faults += check_archived(fold)
-            if not faults:
-                classes = folds[0].config["database"]["classes"]
-                rows = [(classes[label], row) for fold in folds for label, row in zip(fold.labels, fold.scores)]
-                faults += check_seed((*key, seed), folds, rows, figures)
-            yield from ((f"FAULT {name}: {fault}", True) for fault in faults)
-            if not faults:
-                sound[seed] = folds
-                yield f"ok    {name}: {len(folds)} folds, archived", False
-        for fault in check_row(key, sound, figures) if sound else ():
-            yield f"FAULT {' '.join(key)}: {fault}", True
-    yield f"note  {path}: checkpoints, logs and statistics can only be audited in the run folders", False
-
-
 def check_archived(fold):
     """Faults of one fold of an archive, as far as it tells."""
     try:
@@ -156,7 +169,7 @@ def check_archived(fold):
         yield from compare_speakers(fold, index, set(fold.config["train_speakers"]))
         yield from compare_settings(fold)
     except ODD as error:
-        yield f"{fold.folder}: lacks what the audit needs ({error!r:.200})"
+        yield f"{results.name_of(fold)}: lacks what the audit needs ({error!r:.200})"
 
 
 # ------------------------------------------------------------------------------------------- one fold
@@ -223,12 +236,13 @@ def compare_database(fold, index):
     )  # fmt: skip
     for name, value in given.items():
         if told[name] != value:
-            yield f"{fold.folder / 'config.json'}: {name} is {told[name]}, the index gives {value}"
+            yield f"{results.name_of(fold, 'config.json')}: {name} is {told[name]}, the index gives {value}"
 
 
 def compare_speakers(fold, index, trained_on):
     """Does the fold test one speaker or session, and keep it apart from those trained on and held out?"""
-    folder, config, settings = fold.folder, fold.config, fold.config["settings"]
+    config, settings = fold.config, fold.config["settings"]
+    folder, path, predicted = (results.name_of(fold, file) for file in ("", "config.json", "predictions.csv"))
     protocol, speakers = settings["protocol"], {row["speaker"] for row in index}
     if protocol not in protocols.PROTOCOLS:
         yield f"{folder}: {protocol} is no protocol"
@@ -236,30 +250,30 @@ def compare_speakers(fold, index, trained_on):
     groups = sorted({row[protocol] for row in index}, key=natural)
     number, name, total = settings["fold"], settings["fold_name"], config["folds_total"]
     if total != len(groups) or name != dict(enumerate(groups, 1)).get(number):
-        yield f"{folder / 'config.json'}: fold {number} of {total} is not {protocol} {name} of the index"
+        yield f"{path}: fold {number} of {total} is not {protocol} {name} of the index"
         return
     due = [row for row in index if row[protocol] == name]
     if odd := sorted((Counter(fold.ids) - Counter(row["utterance"] for row in due)).elements()):
-        yield f"{folder / 'predictions.csv'}: predicts {odd[0]} twice, or it is not of {protocol} {name}"
+        yield f"{predicted}: predicts {odd[0]} twice, or it is not of {protocol} {name}"
         return
     if fold.ids != [row["utterance"] for row in due]:
         odd = [row["utterance"] for row in due if row["utterance"] not in fold.ids]
-        yield f"{folder / 'predictions.csv'}: " + (f"lacks {odd[0]}" if odd else "is not in the order of the index")
+        yield f"{predicted}: " + (f"lacks {odd[0]}" if odd else "is not in the order of the index")
         return
     for row, emotion, speaker in zip(due, fold.labels, fold.speakers):
         if (row["emotion"], row["speaker"]) != (config["database"]["classes"][emotion], speaker):
-            yield f"{folder / 'predictions.csv'}: emotion or speaker of {row['utterance']} is not the database's"
+            yield f"{predicted}: emotion or speaker of {row['utterance']} is not the database's"
             return
     tested, held = {row["speaker"] for row in due}, set(settings.get("held_out", ()))
     if tested != set(config["test_speakers"]) or trained_on != set(config["train_speakers"]):
-        yield f"{folder / 'config.json'}: names other speakers than were tested or trained on"
+        yield f"{path}: names other speakers than were tested or trained on"
     if both := sorted(tested & trained_on | tested & held | trained_on & held):
         yield f"{folder}: speaker {both[0]} is on both sides of the fold"
     if speakers != tested | trained_on | held:
         yield f"{folder}: a speaker of the database is neither trained on nor tested"
     rule = held_by_rule(speakers, tested, settings["seed"]) if settings["track"] == "validation" else set()
     if held != rule:
-        yield f"{folder / 'config.json'}: holds out {sorted(held)}, the rule says {sorted(rule)}"
+        yield f"{path}: holds out {sorted(held)}, the rule says {sorted(rule)}"
 
 
 def held_by_rule(speakers, tested, seed):
@@ -275,7 +289,7 @@ def compare_settings(fold):
     """Are the deviations from the paper those of the settings, and is it told what code was run?"""
     import train  # which imports the evaluator, and that this file
 
-    config, settings, path = fold.config, fold.config["settings"], fold.folder / "config.json"
+    config, settings, path = fold.config, fold.config["settings"], results.name_of(fold, "config.json")
     if missing := sorted(set(train.ALWAYS) - set(settings)):
         yield f"{path}: does not tell {missing[0]}"
         return
@@ -354,9 +368,12 @@ def natural(name):
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)], name
 
 
-def read_rows(folder):
-    """(emotion, scores as text) of each row of predictions.csv."""
-    with open(folder / "predictions.csv", newline="", encoding="utf-8") as file:
+def read_rows(fold):
+    """(emotion, scores, in predictions.csv as text) of each utterance of a fold."""
+    if fold.archive:
+        classes = fold.config["database"]["classes"]
+        return [(classes[label], scores) for label, scores in zip(fold.labels, fold.scores)]
+    with open(fold.folder / "predictions.csv", newline="", encoding="utf-8") as file:
         return [(row[2], row[3:]) for row in csv.reader(file)][1:]
 
 

@@ -104,7 +104,9 @@ def collect(runs, protocol, seeds, track, only=None, only_model=None):
                 continue
             folds = found.setdefault(tuple(place[:2]), {}).setdefault(seed, [])
             if twice := [one for one in folds if one.config["settings"]["fold"] == number]:
-                raise results.RunError(f"{fold.folder}: is there as {twice[0].folder} too; remove one of them")
+                raise results.RunError(
+                    f"{results.name_of(fold)}: is there as {results.name_of(twice[0])} too; remove one of them"
+                )
             folds.append(fold)
     for key, by_seed in found.items():  # as if all of them lay in folders
         by_seed = {seed: sorted(by_seed[seed], key=lambda fold: fold.config["settings"]["fold"]) for seed in by_seed}
@@ -129,19 +131,17 @@ def check_alike(folds):
 
     tested = {}
     for fold in folds:
-        settings, first = fold.config["settings"], folds[0].config["settings"]
-        for name in {**settings, **first}:
-            if name not in results.FOLD_SETTINGS and settings.get(name) != first.get(name):
+        settings, first, name = fold.config["settings"], folds[0].config["settings"], results.name_of(fold)
+        for setting in {**settings, **first}:
+            if setting not in results.FOLD_SETTINGS and settings.get(setting) != first.get(setting):
                 raise results.RunError(
-                    f"{fold.folder}: differs from {folds[0].folder} in {name}; keep them in separate --runs"
+                    f"{name}: differs from {results.name_of(folds[0])} in {setting}; keep them in separate --runs"
                 )
         for utterance in fold.ids:
             key = (settings["seed"], utterance)
             if key in tested:
-                raise results.RunError(
-                    f"{fold.folder}: tests {utterance}, which {tested[key]} tests too; remove one of them"
-                )
-            tested[key] = fold.folder
+                raise results.RunError(f"{name}: tests {utterance}, which {tested[key]} tests too; remove one of them")
+            tested[key] = name
 
 
 def summarize(by_seed):
@@ -216,8 +216,9 @@ def paired_hits(by_seed, seeds):
         order = np.argsort(ids)
         told = (ids[order].tolist(), labels[order].tolist(), speakers[order].tolist())
         if told != (first := first or told):
+            place = by_seed[seed][0].archive or by_seed[seed][0].folder.parent
             raise results.RunError(
-                f"{by_seed[seed][0].folder.parent}: tests other utterances than seed {seeds[0]}; "
+                f"{place}: seed {seed} tests other utterances than seed {seeds[0]}; "
                 "remove one of them and repeat its training command"
             )
         rows.append((scores.argmax(1) == labels)[order])
@@ -671,7 +672,7 @@ def attention_figure(options, database, folds):
     name = options.utterance
     fold = next((fold for fold in folds if name in fold.ids), None)
     if fold is None:
-        place, one = folds[0].folder.parent, folds[0].ids[0]
+        place, one = folds[0].archive or folds[0].folder.parent, folds[0].ids[0]
         raise protocols.UsageError(f"--utterance {name}: no finished fold in {place} tests it; name one such as {one}")
     if fold.archive:
         raise protocols.UsageError(

@@ -260,13 +260,13 @@ def remove_leftovers(folder, keep=()):
 class FoldResult(NamedTuple):
     """A finished fold as it lies on disk."""
 
-    folder: Path
+    folder: Path  # None where it is archived
     config: dict
     ids: list  # (n,) utterances
     speakers: np.ndarray  # (n,)
     labels: np.ndarray  # (n,)
     scores: np.ndarray  # (n, K) float32
-    archive: Path = None  # the file that holds it (archive.py); `folder` is then a place in that file
+    archive: Path = None  # the file that holds it instead of a folder (archive.py)
 
 
 class FoldCurve(NamedTuple):
@@ -290,6 +290,13 @@ TRAINED = dict(  # tracks with a training of their own; the oracle chooses among
 def fold_folder(runs, database, model, protocol, seed, number, track="last"):
     name = f"fold{number}-validation" if track == "validation" else f"fold{number}" if number else "all"
     return Path(runs) / database / model / protocol / f"seed{seed}" / name
+
+
+def name_of(fold, file=""):
+    """What a message calls a fold, or a file of its folder: of an archive that file, which is there, with the fold."""
+    if fold.archive:
+        return f"{fold.archive}, seed {fold.config['settings']['seed']} fold {fold.config['settings']['fold']}"
+    return str(fold.folder / file)
 
 
 def index_path(runs, database, digest):

@@ -182,15 +182,17 @@ def test_incomplete_runs_are_shown_as_incomplete(copied, run):
 
 
 def test_a_fold_of_another_machine_or_code_keeps_what_it_tells(copied, run):
-    change(fold_of(copied / "runs", 1, 2), code={"train.py": "d" * 16}, machine=dict(device="gpu", torch="3"))
+    code = dict.fromkeys(audit.CODE, "c" * 16) | {"train.py": "d" * 16}
+    change(fold_of(copied / "runs", 1, 2), code=code, machine=dict(device="gpu", torch="3"))
     change(fold_of(copied / "runs", 0, 1), earlier_machines=[dict(device="gpu")])
     assert run("--runs", copied / "runs", "--export", copied / "archive")[0] == 0
     told = [run("--runs", copied / name, *ALL) for name in ("runs", "archive")]
     assert told[0] == told[1] and "different versions of the code" in told[0][1]
-    folds = {fold.folder.parts[-2:]: fold.config for fold in archive.read_folds(tft(copied / "archive"), "oracle")}
-    assert folds["seed1", "fold2"]["machine"] == dict(device="gpu", torch="3")
-    assert folds["seed0", "fold1"]["earlier_machines"] == [dict(device="gpu")]
-    assert "earlier_machines" not in folds["seed1", "fold2"]
+    configs = [fold.config for fold in archive.read_folds(tft(copied / "archive"), "oracle")]
+    folds = {(config["settings"]["seed"], config["settings"]["fold"]): config for config in configs}
+    assert folds[1, 2]["machine"] == dict(device="gpu", torch="3") and folds[1, 2]["code"] == code
+    assert folds[0, 1]["earlier_machines"] == [dict(device="gpu")]
+    assert "earlier_machines" not in folds[1, 2]
     assert sum("differs" in row for row in json.loads(tft(copied / "archive").read_text())["rows"]) == 4
 
 
@@ -324,6 +326,9 @@ DAMAGES = {  # what is done to an archive, whose SHA-256 then is right again; wh
     "a name of a speaker that is none": (lambda content: content["fold_names"].update({"1": "D"}), "no class, or none"),
     "differences of another kind": (put(differs=[7]), "has no attribute"),
     "settings among the differences": (put(differs={"1": dict(settings={})}), "multiple values"),
+    "another kind of code": (lambda content: content["shared"].update(code=[]), "code is []"),
+    "another kind of machine": (lambda content: content["shared"].update(machine="cpu"), "machine is 'cpu'"),
+    "another kind of a fold's machine": (put(differs={"2": dict(machine=7)}), "machine is 7"),
     "another format": (lambda content: content.update(format=2), "format 2, not 1"),
     "one class": (lambda content: content["shared"]["database"].update(classes=["angry"] * 3), "classes are not"),
     "another class": (
@@ -332,7 +337,8 @@ DAMAGES = {  # what is done to an archive, whose SHA-256 then is right again; wh
         ("format",), ("shared",), ("fold_names",), ("rows",), ("rows", 0, "folds"), ("rows", 0, "predictions"),
         ("shared", "settings"), ("shared", "settings", "utterances"), ("shared", "settings", "epochs"),
         ("shared", "settings", "model"), ("shared", "database"), ("shared", "database", "speakers"),
-        ("shared", "code"), ("shared", "folds_total"), ("shared", "deviations"))},
+        ("shared", "code"), ("shared", "code", "models.py"), ("shared", "machine"), ("shared", "folds_total"),
+        ("shared", "deviations"))},
 }  # fmt: skip
 
 
@@ -481,6 +487,8 @@ EXPORTS = {  # of fold 2 of seed 0: what is wrong; what the line tells
     "another speaker": (lambda fold: doctor(fold, "B/0,B,", "B/0,A,"), "its speakers are not what the index"),
     "other answers": (lambda fold: doctor(fold, "0.75,0.125,0.125", "0.125,0.125,0.75"), "at epoch 3 in epochs.npz"),
     "trained on the tested": (lambda fold: change(fold, train_speakers=["A", "B", "C"]), "its train_speakers are not"),
+    "no version of models.py": (lambda fold: change(fold, code={"train.py": "d" * 16}), "code lacks models.py"),
+    "a fold's name of nobody": (lambda fold: change(fold, settings__fold_name="D"), "see evaluate.py --audit"),
     "another fold's name": (lambda fold: change(fold, settings__fold_name="C"), "are not what the index"),
 }  # fmt: skip
 
@@ -491,7 +499,7 @@ def test_what_could_not_be_read_again_is_refused(wrong, copied, refused):
     function(fold_of(copied / "runs", 0, 2))
     shutil.rmtree(copied / "archive")
     error = refused("--runs", copied / "runs", "--export", copied / "archive", "--db", "casia")
-    assert told in error and "casia/tft/speaker/seed0/fold" in error
+    assert told in error and "casia/tft/speaker" in error
     assert not tft(copied / "archive").exists()
 
 
@@ -532,7 +540,7 @@ def lack_a_fold(content):
 
 
 AUDITED = {
-    "a fold missing": (lack_a_fold, "tft-speaker.json/seed0: 2/3 folds, fold 3 is missing"),
+    "a fold missing": (lack_a_fold, "tft-speaker.json: 2/3 folds, fold 3 is missing"),
     "trained on nobody": (put(speakers=["x-t", "txt", "ttx"]), "neither trained on nor tested"),
     "tested another": (put(speakers=["txt", "txt", "ttx"]), "names other speakers than were tested"),
     "held out others": (lambda content: content["rows"][1].update(speakers=["xth", "txh", "htx"]), "the rule says"),
@@ -540,7 +548,6 @@ AUDITED = {
     "other deviations": (lambda content: content["shared"].update(deviations=[]), "tells the deviations []"),
     "more folds": (lambda content: content["shared"].update(folds_total=4), "of 4 is not speaker"),
     "no torch": (lambda content: content["shared"]["machine"].update(torch=""), "does not tell the version of torch"),
-    "no machine": (take("shared", "machine"), "lacks what the audit needs"),
     "another code": (put(differs={"2": dict(code=dict.fromkeys(audit.CODE, "d" * 16))}), "code is not that of"),
 }  # fmt: skip
 
@@ -551,4 +558,65 @@ def test_the_audit_finds_what_an_archive_can_show(fault, copied, run):
     edit(tft(copied / "archive"), function)
     code, out, error = run("--runs", copied / "archive", "--audit")
     assert (code, error) == (1, "") and told in out, out
-    assert all("casia tft speaker" in line for line in out.splitlines() if line.startswith("FAULT"))
+    faults = [line for line in out.splitlines() if line.startswith("FAULT")]
+    assert all("casia tft speaker" in line and "tft-speaker.json/" not in line for line in faults)
+
+
+def mix(copied, archived):
+    """Folder of the archive's rows of seed 0, and seed 1 from the runs; archived: the folds of seed 0 that it keeps."""
+
+    def keep(content):
+        content.update(rows=content["rows"][:3])
+        for row in content["rows"]:
+            at = [row["folds"].index(number) for number in archived]
+            row.update((name, [row[name][i] for i in at]) for name in ("folds", "epochs", "speakers"))
+            row["predictions"] = "".join(
+                letter if fold in archived else "-" for letter, fold in zip(row["predictions"], [1, 1, *[2] * 6, 3, 3])
+            )
+
+    shutil.copytree(copied / "archive/casia", copied / "mixed/casia")
+    edit(tft(copied / "mixed"), keep)
+    shutil.copytree(copied / "runs/casia/tft/speaker/seed1", copied / "mixed/casia/tft/speaker/seed1")
+    for track in results.TRAINED:
+        for number in {1, 2, 3} - set(archived):
+            shutil.copytree(fold_of(copied / "runs", 0, number, track), fold_of(copied / "mixed", 0, number, track))
+    return copied / "mixed"
+
+
+@pytest.fixture
+def no_checkpoints(monkeypatch):
+    """Those written by hand hold no weights."""
+    monkeypatch.setattr(audit, "compare_checkpoint", lambda fold, epoch: ())
+
+
+@pytest.mark.parametrize("archived", [(1, 2, 3), (1, 2), (3,)], ids=str)
+def test_a_row_in_an_archive_and_in_folders_passes_the_audit(archived, copied, run, rows, no_checkpoints):
+    expected = rows("--runs", copied / "runs", *ALL, "--db", "casia", "--table", "ablation")
+    mixed = mix(copied, archived)
+    assert rows("--runs", mixed, *ALL, "--db", "casia", "--table", "ablation") == expected
+    code, out, error = run("--runs", mixed, "--audit")
+    assert (code, error) == (0, ""), out
+    how = ", archived" if len(archived) == 3 else f", {len(archived)} of them archived"
+    for track in results.TRACKS:
+        assert f"ok    casia tft speaker {track} seed 0: 3 folds{how}\n" in out
+    assert "ok    casia tft speaker last seed 1: 3 folds\n" in out
+
+
+def test_seeds_of_other_code_in_an_archive_and_in_folders_are_a_fault(copied, run, no_checkpoints):
+    mixed = mix(copied, (1, 2, 3))
+    for number in (1, 2, 3):
+        change(fold_of(mixed, 1, number), code=dict.fromkeys(audit.CODE, "d" * 16))
+    code, out, _ = run("--runs", mixed, "--audit")
+    assert code == 1
+    assert f"{fold_of(mixed, 1, 3)}: code is not that of {tft(mixed)}, seed 0 fold 1\n" in out
+
+
+@pytest.mark.parametrize("track", results.TRAINED)
+def test_a_fold_missing_in_both_and_one_that_is_in_both_are_faults(track, copied, run, no_checkpoints):
+    mixed = mix(copied, (1, 2))
+    shutil.rmtree(fold_of(mixed, 0, 3, track))
+    code, out, _ = run("--runs", mixed, "--audit")
+    assert code == 1 and f"{track} seed 0: {tft(mixed)}: 2/3 folds, fold 3 is missing" in out
+    shutil.copytree(fold_of(copied / "runs", 0, 2, track), fold_of(mixed, 0, 2, track))
+    code, out, _ = run("--runs", mixed, "--audit")
+    assert code == 1 and f"{tft(mixed)}, seed 0 fold 2: is there as {fold_of(mixed, 0, 2, track)} too" in out
