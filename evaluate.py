@@ -355,7 +355,7 @@ def significance_rows(models, databases, found, protocol, track):
                 notes=[
                     f"{model}: {note}"
                     for model, run in zip((first, second), runs)
-                    for note in run[seeds[0]][0].config["deviations"]
+                    for note in row_notes({seed: run[seed] for seed in seeds}, seeds, run[seeds[0]][0].config)
                 ],
                 seeds=seeds, seeds_agree=told.seeds_agree, verdict=f"{winner} is better" if winner else told.verdict,
             ))  # fmt: skip

@@ -436,6 +436,16 @@ def test_a_track_that_was_not_run_leaves_its_column_empty(style, tmp_path, run):
     assert (code, error) == (0, "") and cells == "T+F+TF - - 60.00 54.44 - - 70.00 71.11".split()
 
 
+def test_significance_tells_what_the_other_tables_tell_of_a_row(tmp_path, run):
+    for model, seed in (("tft", 0), ("tft", 1), ("atfnn", 0), ("atfnn", 1), ("atfnn", 2)):
+        write_run(tmp_path, ANSWERS[seed % 2], model=model, seed=seed)
+    change(fold_of(tmp_path, 1, 2), code={"train.py": "d" * 16})
+    out = run("--runs", tmp_path, "--db", "casia", "--table", "significance")[1]
+    for note in ("epochs 3 instead of 1000", "folds of different versions of the code", "partial database"):
+        assert f"\ntft: {note}\n" in out
+    assert "\natfnn: partial database\n" in out and "atfnn: folds of different" not in out and "left out" not in out
+
+
 def test_significance_of_each_track_stands_apart(tmp_path, run):
     for model in ("tft", "atfnn"):
         epochs = {who: {2: EARLIER[who], 3: text} for who, text in ANSWERS[0].items()}
