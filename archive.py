@@ -100,7 +100,8 @@ def pack_and_check(out, runs, folds):
     """The files of an archive below the folder `out`, of one model and protocol: {path: text}, the main one last.
 
     folds: track -> [FoldResult] from the folder `runs`. RunError where they are not parts of one experiment, or are
-    not what the index of utterances and the kept epochs say, so that they could not be read again as they are.
+    not what the index of utterances and the kept epochs say, so that they could not be read again as they are;
+    UsageError where what lies in their place is not to be replaced, see `check_target`.
     """
     trained = [fold for track in results.TRAINED for fold in folds.get(track, ())]
     settings, database = (trained[0].config[name] for name in ("settings", "database"))
@@ -118,6 +119,7 @@ def pack_and_check(out, runs, folds):
             raise results.damaged(trained[0].folder.parents[1], error, "see evaluate.py --audit") from None
         for one, other in zip(folds[track], again, strict=True):
             compare(one, other, trained[0])
+    check_target(path, content)
     its_index = {results.index_path(out, name, digest): results.index_path(runs, name, digest).read_bytes().decode()}
     return {
         **(its_index if home == Path(out) else {}),
@@ -160,6 +162,32 @@ def pack(folds, curves, index):
     names = {fold.config["settings"]["fold"]: fold.config["settings"]["fold_name"] for fold in every}
     names = {str(number): names[number] for number in sorted(names)}
     return dict(format=FORMAT, shared=shared, fold_names=names, rows=[rows[key] for key in sorted(rows)])
+
+
+def check_target(path, content):
+    """UsageError where the archive `path` holds what a new one would lack, or other settings, and where its runs lie.
+
+    One that is damaged may be replaced.
+    """
+    out, key = path.parents[1], (path.parent.name, *NAME.fullmatch(path.name).groups())
+    if any(place[:3] == key for track in results.TRAINED for place in results.find_folds(out, track)):
+        raise protocols.UsageError(f"--export {out}: holds the runs of {' '.join(key)}; export elsewhere")
+    try:
+        there = read(path, ARCHIVE)
+    except results.RunError:  # or there is none
+        return
+    settings, others = content["shared"]["settings"], there["shared"]["settings"]
+    if differs := [name for name in settings | others if settings.get(name) != others.get(name)]:
+        raise protocols.UsageError(f"{path}: is of other {differs[0]}; remove it, or export elsewhere")
+    if more := sorted(folds_in(there) - folds_in(content)):
+        raise protocols.UsageError(
+            f"{path}: holds seed {more[0][0]} fold {more[0][2]} of track {more[0][1]}, which the runs lack; "
+            "remove it, or export elsewhere"
+        )
+
+
+def folds_in(content):
+    return {(row["seed"], row["track"], number) for row in content["rows"] for number in row["folds"]}
 
 
 def share(configs):

@@ -24,7 +24,7 @@ import sys
 import textwrap
 from dataclasses import dataclass
 from functools import cache
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
@@ -723,7 +723,9 @@ def parse_command_line(arguments=None):
     add("--track", default="last", choices=(*results.TRACKS, "all"), help="which epoch (default: last)")
     add("--db", help="one database only: its name, or the path of its manifest .csv")
     add(
-        "--protocol", default="speaker", choices=protocols.PROTOCOLS, help="what our folds leave out (default: speaker)"
+        "--protocol",
+        choices=protocols.PROTOCOLS,
+        help="what our folds leave out (default: speaker; of --export: all that are there)",
     )
     add("--seed", help="seeds to count: a number, or a range such as 0-4 (default: all that are there)")
     add("--runs", help="folder of the results, or of what --export wrote (default: runs)")
@@ -746,7 +748,10 @@ def parse_command_line(arguments=None):
         metavar="FOLDER",
         help="archive instead, in a few text files that --runs reads, what the tables and curves need",
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.protocol is None and options.export is None:
+        options.protocol = "speaker"
+    return options
 
 
 def choose_databases(options, ran):
@@ -822,31 +827,34 @@ def main(arguments=None):
 
 
 def export(options):
-    """Archive the finished folds of --runs, in a file for each database and model."""
+    """Archive the finished folds of --runs, in a file for each database, model and protocol."""
     if not options.export or Path(options.export).resolve() == Path(options.runs).resolve():
         raise protocols.UsageError(f"--export {options.export}: name a folder other than --runs")
     databases = choose_databases(options, list(dict.fromkeys(run[0] for run in all_runs(options.runs))))
-    tracks, damaged = {}, []  # (database, model) -> track -> folds
-    for track in results.TRACKS:
-        found, notes = collect(options.runs, options.protocol, None, track, databases[0] if options.db else None)
+    tracks, damaged = {}, []  # (database, model, protocol) -> track -> folds
+    for protocol, track in product([options.protocol] if options.protocol else protocols.PROTOCOLS, results.TRACKS):
+        found, notes = collect(options.runs, protocol, None, track, databases[0] if options.db else None)
         damaged += [note for note in notes if note not in damaged]
         for key, by_seed in found.items():
             if folds := [fold for its_folds in by_seed.values() for fold in its_folds]:
                 check_alike(folds)
-                tracks.setdefault(key, {})[track] = folds
+                tracks.setdefault((*key, protocol), {})[track] = folds
     archived = [fold.archive for by_track in tracks.values() for folds in by_track.values() for fold in folds]
     if already := next(filter(None, archived), None):
         raise protocols.UsageError(f"{already}: is an archive; copy it, or name the --runs that train.py wrote")
     if not tracks:
         none = f"{options.runs}: has no finished fold of this --db and --protocol; first run train.py, or set --runs"
         raise protocols.UsageError("; ".join([*damaged, none]))
-    archives = {key: archive.pack_and_check(options.export, options.runs, by_track) for key, by_track in tracks.items()}
-    for key, files in archives.items():  # none is written where another would be refused
-        for path, text in files.items():
-            results.write_text(path, text)
-        print(f"{path}: " + ", ".join(f"{track} {len(folds)} folds" for track, folds in tracks[key].items()))
     for note in damaged:
         print(f"evaluate.py: {note}", file=sys.stderr)
+    beside, archives = {}, {}  # an archive appears after the files that it needs, and none where another is refused
+    for by_track in tracks.values():
+        files = archive.pack_and_check(options.export, options.runs, by_track)
+        archives.update([files.popitem()])
+        beside.update(files)
+    results.write_texts(beside | archives)
+    for path, by_track in zip(archives, tracks.values()):
+        print(f"{path}: " + ", ".join(f"{track} {len(folds)} folds" for track, folds in by_track.items()))
 
 
 def rows_again(runs):

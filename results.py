@@ -31,7 +31,7 @@ import sys
 import warnings
 import zipfile
 import zlib
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -147,6 +147,16 @@ def replacing(path):
 def write_text(path, text):
     with replacing(path) as file:
         file.write(text.encode())
+
+
+def write_texts(texts):
+    """Write {path: text}, all of them beside their places before any appears; they appear in the order given."""
+    with ExitStack() as stack:
+        for path, text in reversed(texts.items()):  # the last one opened is renamed first
+            file = stack.enter_context(replacing(path))
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())  # a full disk must tell now
 
 
 def write_json(path, value):

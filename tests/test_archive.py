@@ -160,11 +160,13 @@ def test_an_index_among_runs_is_no_archives(written, tmp_path, run):
 def test_sessions_lie_apart_from_speakers(tmp_path, run, rows):
     write_run(tmp_path / "runs", ANSWERS[0])
     write_run(tmp_path / "runs", ANSWERS[1], protocol="session", sessions=dict(A="1", B="1", C="2"))
+    assert run("--runs", tmp_path / "runs", "--export", tmp_path / "archive")[0] == 0
+    assert [place[2] for place in archive.find(tmp_path / "archive")] == ["session", "speaker"]
     for protocol in protocols.PROTOCOLS:
         how = ("--protocol", protocol)
-        assert run("--runs", tmp_path / "runs", "--export", tmp_path / "archive", *how)[0] == 0
         assert rows("--runs", tmp_path / "runs", *how) == rows("--runs", tmp_path / "archive", *how)
-    assert len(archive.find(tmp_path / "archive")) == 2
+        assert run("--runs", tmp_path / "runs", "--export", tmp_path / protocol, *how)[0] == 0
+        assert [place[2] for place in archive.find(tmp_path / protocol)] == [protocol]
 
 
 def test_incomplete_runs_are_shown_as_incomplete(copied, run):
@@ -199,8 +201,8 @@ def test_a_fold_of_another_machine_or_code_keeps_what_it_tells(copied, run):
 def test_settings_are_carried_whatever_their_names(copied, run):
     for *_, folder in [*results.find_folds(copied / "runs"), *results.find_folds(copied / "runs", "validation")]:
         change(folder, settings__new=dict(a=[1, 2.5, None]), other="b")
-    assert run("--runs", copied / "runs", "--export", copied / "archive")[0] == 0
-    for fold in archive.read_folds(tft(copied / "archive"), "validation"):
+    assert run("--runs", copied / "runs", "--export", copied / "again")[0] == 0
+    for fold in archive.read_folds(tft(copied / "again"), "validation"):
         assert fold.config["settings"]["new"] == dict(a=[1, 2.5, None]) and fold.config["other"] == "b"
 
 
@@ -445,6 +447,87 @@ def test_an_export_is_the_same_bytes_again_and_leaves_nothing_else(copied, run):
     assert all(path.read_text().isascii() for path in before)
 
 
+def remove(home, *folders):
+    for folder in folders:
+        shutil.rmtree(home / "runs/casia/tft/speaker" / folder)
+
+
+LESS = {  # of the runs of an archive that is there: what is done; what the line tells
+    "a seed": (lambda home: remove(home, "seed0"), "holds seed 0 fold 1 of track last, which the runs lack"),
+    "a track": (
+        lambda home: remove(home, *(f"seed{seed}/fold{number}-validation" for seed in (0, 1) for number in (1, 2, 3))),
+        "holds seed 0 fold 1 of track validation, which the runs lack"),
+    "a fold": (lambda home: remove(home, "seed1/fold2"), "holds seed 1 fold 2 of track last, which the runs lack"),
+    "other settings": (
+        lambda home: [change(folder, settings__lr=0.5) for folder in home.glob("runs/casia/tft/*/*/fold*")],
+        "is of other lr"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("less", LESS)
+def test_a_fuller_or_another_archive_is_not_replaced(less, copied, refused):
+    function, told = LESS[less]
+    function(copied)
+    before = {path: path.read_bytes() for path in (copied / "archive").rglob("*.*")}
+    error = refused("--runs", copied / "runs", "--export", copied / "archive")
+    assert f"{tft(copied / 'archive')}: {told}; remove it, or export elsewhere" in error
+    assert before == {path: path.read_bytes() for path in (copied / "archive").rglob("*.*")}
+
+
+@pytest.mark.parametrize("there", ["a seed less", "damaged"])
+def test_an_archive_of_less_or_a_damaged_one_is_replaced(there, copied, run):
+    path = tft(copied / "archive")
+    whole = path.read_bytes()
+    edit(path, lambda content: content.update(rows=content["rows"][3:]), seal=there != "damaged")
+    assert run("--runs", copied / "runs", "--export", copied / "archive")[0] == 0 and path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("track", results.TRAINED)
+def test_no_archive_is_put_beside_its_runs(track, copied, tmp_path, refused, run):
+    here = fold_of(copied / "runs", 0, 1, track)
+    shutil.copytree(here, tmp_path / "out" / here.relative_to(copied / "runs"))
+    error = refused("--runs", copied / "runs", "--export", tmp_path / "out")
+    assert f"--export {tmp_path / 'out'}: holds the runs of casia tft speaker; export elsewhere" in error
+    assert not archive.find(tmp_path / "out")
+    assert run("--runs", copied / "runs", "--export", tmp_path / "out", "--db", "my")[0] == 0
+
+
+def test_a_full_disk_leaves_the_archives_as_they_were(copied, run, monkeypatch):
+    """A seed more of two models: each failure while the five files are written, and none of them appears."""
+    for path in (copied / "archive/casia").glob("*-speaker.json"):
+        edit(path, lambda content: content.update(rows=content["rows"][3:]))
+    before = {path: path.read_bytes() for path in (copied / "archive").rglob("*.*")}
+    how, written = ("--runs", copied / "runs", "--export", copied / "archive", "--db", "casia"), []
+
+    def fsync(file):
+        written.append(file)
+        if len(written) == room:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", fsync)
+    for room in range(1, 6):
+        written.clear()
+        code, out, error = run(*how)
+        assert (code, out, error.count("\n")) == (results.EXIT_USAGE, "", 1) and "No space left" in error
+        assert before == {path: path.read_bytes() for path in (copied / "archive").rglob("*.*")}
+    room, renamed, replace = 0, [], Path.replace
+    monkeypatch.setattr(Path, "replace", lambda path, to: renamed.append(Path(to).name) or replace(path, to))
+    assert run(*how)[0] == 0
+    assert len(renamed) == 5 and set(renamed[-2:]) == {"tft-speaker.json", "atfnn-speaker.json"}
+
+
+def test_trainings_evaluated_at_other_epochs_do_not_share_an_archive(copied, refused):
+    fold = fold_of(copied / "runs", 1, 2)
+    with np.load(fold / "epochs.npz") as file:
+        kept = dict(file)
+    np.savez(fold / "epochs.npz", epochs=kept["epochs"][1:], scores=kept["scores"][1:])
+    reseal(fold)
+    shutil.rmtree(copied / "archive")
+    error = refused("--runs", copied / "runs", "--export", copied / "archive", "--db", "casia")
+    assert f"{fold}: was evaluated at other epochs than {fold_of(copied / 'runs', 0, 1)}" in error
+    assert not (copied / "archive").exists()
+
+
 def test_an_archive_is_not_exported_again(copied, refused):
     assert "is an archive; copy it" in refused("--runs", copied / "archive", "--export", copied / "again")
     assert "other than --runs" in refused("--runs", copied / "runs", "--export", copied / "runs/../runs")
@@ -469,9 +552,14 @@ def test_nothing_to_export_is_one_line(copied, refused, tmp_path):
 
 def test_a_damaged_fold_is_told_and_left_out(copied, run):
     (fold_of(copied / "runs", 0, 2) / "log.csv").write_text("")
-    code, _, error = run("--runs", copied / "runs", "--export", copied / "archive")
+    code, _, error = run("--runs", copied / "runs", "--export", copied / "again")
     assert code == 0 and error.count("\n") == 1 and "damaged since it was finished, not counted" in error
-    assert json.loads(tft(copied / "archive").read_text())["rows"][0]["folds"] == [1, 3]
+    assert json.loads(tft(copied / "again").read_text())["rows"][0]["folds"] == [1, 3]
+    code, _, error = run("--runs", copied / "runs", "--export", copied / "archive")
+    assert code == results.EXIT_USAGE and [line.split(": ")[1] for line in error.splitlines()] == [
+        str(fold_of(copied / "runs", 0, 2)),
+        str(tft(copied / "archive")),
+    ]
 
 
 def doctor(fold, old, new):
