@@ -95,7 +95,7 @@ def add_archive(rows, place, path):
             folds = rows.setdefault((*place, track), {}).setdefault(settings["seed"], {})
             folds.setdefault(settings["fold"], fold)  # one that is in a folder too is told by the evaluator
     for seed, folds in rows.get((*place, "oracle"), {}).items():
-        for number, fold in rows[*place, "last"].get(seed, {}).items():
+        for number, fold in rows.get((*place, "last"), {}).get(seed, {}).items():
             if not is_archived(fold):
                 folds[number] = fold
 

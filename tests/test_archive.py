@@ -650,6 +650,12 @@ def test_the_audit_finds_what_an_archive_can_show(fault, copied, run):
     assert all("casia tft speaker" in line and "tft-speaker.json/" not in line for line in faults)
 
 
+def test_an_oracle_without_its_result_is_audited(copied, run):
+    edit(tft(copied / "archive"), lambda content: content.update(rows=content["rows"][2:3]))
+    code, out, _ = run("--runs", copied / "archive", "--audit")
+    assert code == 0 and "ok    casia tft speaker oracle seed 0: 3 folds, archived" in out
+
+
 def mix(copied, archived):
     """Folder of the archive's rows of seed 0, and seed 1 from the runs; archived: the folds of seed 0 that it keeps."""
 
