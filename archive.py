@@ -4,7 +4,7 @@
     python evaluate.py --runs FOLDER                    # every table again, also by seed and track
 
 A runs folder holds megabytes of weights and scores for each fold; an archive keeps the class that each utterance was
-given, and lies like a runs folder. It is replaced only by one of the same settings that holds all its folds.
+given, is replaced only by one of the same settings that holds all its folds, and lies like a runs folder:
 
     FOLDER/<database>/utterances-<digest>.csv          utterance, emotion, speaker, session; not repeated in an archive
                                                        one or two folders below, such as FOLDER/study/overlap
