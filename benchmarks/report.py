@@ -19,53 +19,54 @@ sys.path[:0] = [str(PROJECT), str(PROJECT / "benchmarks")]
 
 import archive
 import evaluate
-import figures
 import protocols
 import reproduce
 import results
+import train
 
 EPOCHS_SHOWN = 12  # rows of a table of learning curves, at most
-STANDARD_ERRORS = 2  # by which a setting must beat the default on held-out speakers, for both models
+STANDARD_ERRORS = 2  # by which a setting must beat the default on held-out speakers, for all models that have it
+MACHINE = ("device", "threads", "engine", "together", "python", "torch", "numpy")
+ASIDE = (*results.FOLD_SETTINGS, "track", "eval_every", "front_end")  # in which compared settings may differ
 
 
 # ---------------------------------------------------------------------------------------------- reading
 
 
 class Runs:
-    """Finished folds of a database, as published."""
+    """Finished folds of a database under one protocol, as published."""
 
-    def __init__(self, folder, db):
-        self.folder, self.db, self.kept = folder, db, {}
+    def __init__(self, folder, db, protocol="speaker"):
+        self.folder, self.db, self.protocol, self.kept = folder, db, protocol, {}
 
-    def folds(self, model, track="last"):
-        """{seed: [FoldResult]} of the seeds with all folds."""
+    def found(self, model, track="last"):
+        """{seed: [FoldResult]}"""
         if (model, track) not in self.kept:
-            found, damaged = evaluate.collect(self.folder, "speaker", None, track, self.db, model)
+            found, damaged = evaluate.collect(self.folder, self.protocol, None, track, self.db, model)
             if damaged:
                 raise results.RunError("; ".join(damaged))
-            by_seed = found.get((self.db, model), {})
-            self.kept[model, track] = {seed: by_seed[seed] for seed in by_seed if evaluate.is_complete(by_seed[seed])}
+            self.kept[model, track] = found.get((self.db, model), {})
         return self.kept[model, track]
 
+    def folds(self, model, track="last"):
+        """The same, of the seeds with all folds."""
+        return {seed: folds for seed, folds in self.found(model, track).items() if evaluate.is_complete(folds)}
+
     def summary(self, model, track="last"):
-        return evaluate.summarize(self.folds(model, track))
+        return evaluate.summarize(self.found(model, track))
 
     def curves(self, model, track):
-        return {seed: [curve_of(fold) for fold in folds] for seed, folds in self.folds(model, track).items()}
+        return {seed: list(map(archive.fold_curve, folds)) for seed, folds in self.folds(model, track).items()}
 
     def ran(self):
         return [model for model in reproduce.ROWS if self.folds(model)]
 
 
-def curve_of(fold):
-    return archive.fold_curve(fold) if fold.archive else figures.fold_curve(fold)
-
-
 def pooled(curves, name, at=-1):
-    """WAR in per cent of each seed over its folds, (seeds,), at an evaluated epoch: `test` or `held` speakers."""
-    return np.array([
-        100 * protocols.war(sum(getattr(curve, name)[at] for curve in folds)) for folds in curves.values()
-    ])  # fmt: skip
+    """WAR in per cent of each seed over its folds, {seed: WAR}, at an evaluated epoch: `test` or `held` speakers."""
+    return {
+        seed: 100 * protocols.war(sum(getattr(curve, name)[at] for curve in folds)) for seed, folds in curves.items()
+    }
 
 
 # -------------------------------------------------------------------------------------------- sections
@@ -78,26 +79,49 @@ def table(header, rows):
 
 def spread(values):
     """Mean, and standard deviation over seeds where there are several."""
-    return evaluate.percent(np.mean(values), np.std(values, ddof=1) if len(values) > 1 else None)
+    values = list(values)
+    return evaluate.percent(np.mean(values), np.std(values, ddof=1) if len(values) > 1 else None) if values else "-"
+
+
+def cells(runs):
+    """Every published cell of the rows that this suite trains, beside ours."""
+    published = {row["model"]: row for row in evaluate.read_published() if row["database"] == runs.db}
+    header = ["model", "paper", "UAR", "ours", "UAR", "difference", "95 % over speakers, paper inside?", "validation",
+              "oracle", "folds", "to know"]  # fmt: skip
+    return table(header, [cell_row(runs, model, published.get(model, {})) for model in reproduce.ROWS])
+
+
+def cell_row(runs, model, published):
+    ours, paper = runs.summary(model), published.get("war")
+    row = [model, evaluate.percent(paper), evaluate.percent(published.get("uar"))]
+    if ours is None:
+        return row + ["not run", *[""] * 7]
+    bounds, verdict = ours.war_speakers, "-"
+    if bounds:
+        verdict = f"{bounds[0]:.2f} to {bounds[1]:.2f}"
+        verdict += "" if paper is None else ", yes" if bounds[0] <= paper <= bounds[1] else ", no"
+    others = [runs.summary(model, track) for track in ("validation", "oracle")]
+    return row + [
+        evaluate.percent(ours.war, ours.war_std), evaluate.percent(ours.uar, ours.uar_std),
+        "-" if paper is None else f"{ours.war - paper:+.2f}", verdict,
+        *(evaluate.percent(one.war, one.war_std) if one else "-" for one in others),
+        f"{ours.folds_done}/{ours.folds_total}", "; ".join(ours.notes) or "-",
+    ]  # fmt: skip
 
 
 def how_it_was_made(runs):
-    """Device, versions, seeds and settings of each row."""
+    """Seeds of each row by device, versions and settings."""
     rows = []
     for model in runs.ran():
-        folds = [fold for track in ("last", "validation") for one in runs.folds(model, track).values() for fold in one]
-        config = folds[0].config
-        machines = {tuple(fold.config.get("machine", {}).get(name) for name in MACHINE) for fold in folds}
-        for machine in sorted(machines, key=str):
-            rows.append([
-                model, evaluate.ranges(sorted(runs.folds(model))), config["settings"]["epochs"],
-                "; ".join(config["deviations"]) or "none", *machine, config["code"]["models.py"][:8],
-            ])  # fmt: skip
-    header = ["model", "seeds", "epochs", "not as in the paper", *MACHINE, "models.py"]
-    return table(header, rows)
-
-
-MACHINE = ("device", "threads", "engine", "together", "python", "torch", "numpy")
+        groups = {}  # (epochs, deviations, machine, code) -> seeds
+        for track in ("last", "validation"):
+            for seed, folds in runs.folds(model, track).items():
+                for config in (fold.config for fold in folds):
+                    told = (config["settings"]["epochs"], "; ".join(config["deviations"]) or "none")
+                    told += tuple(config.get("machine", {}).get(name, "-") for name in MACHINE)
+                    groups.setdefault((*told, config["code"]["models.py"][:8]), set()).add(seed)
+        rows += [[model, evaluate.ranges(sorted(groups[told])), *told] for told in sorted(groups, key=str)]
+    return table(["model", "seeds", "epochs", "not as in the paper", *MACHINE, "models.py"], rows)
 
 
 def printed(*arguments):
@@ -108,28 +132,7 @@ def printed(*arguments):
     return f"```\n$ python evaluate.py {' '.join(arguments)}\n\n{out.getvalue().rstrip()}\n```"
 
 
-def cells(runs):
-    """Every published cell of the rows that this suite trains, beside ours."""
-    published = {row["model"]: row["war"] for row in evaluate.read_published() if row["database"] == runs.db}
-    rows = []
-    for model in reproduce.ROWS:
-        ours, paper = runs.summary(model), published.get(model)
-        if ours is None:
-            rows.append([model, evaluate.percent(paper), "not run", "", "", "", ""])
-            continue
-        low, high = ours.war_speakers or (None, None)
-        inside = "-" if None in (low, paper) else "yes" if low <= paper <= high else "no"
-        others = [runs.summary(model, track) for track in ("validation", "oracle")]
-        rows.append([
-            model, evaluate.percent(paper), evaluate.percent(ours.war, ours.war_std),
-            f"{ours.war - paper:+.2f}" if paper else "-", f"{low:.2f} to {high:.2f}, {inside}" if low else "-",
-            *(evaluate.percent(one.war, one.war_std) if one else "-" for one in others),
-        ])  # fmt: skip
-    header = ["model", "paper", "ours", "difference", "95 % over speakers, paper inside?", "validation", "oracle"]
-    return table(header, rows)
-
-
-def confusions(runs, model):
+def confusion_rates(runs, model):
     """Row rates of all seeds and folds, in per cent, the published ones in brackets where they are."""
     summary = runs.summary(model)
     with open(PROJECT / "benchmarks" / "published-confusion.csv", newline="", encoding="utf-8") as file:
@@ -150,27 +153,16 @@ def confusions(runs, model):
     )
 
 
-def by_speaker(runs):
-    """WAR of each tested speaker, mean and deviation over seeds."""
-    models = runs.ran()
-    speakers = {
-        fold.config["settings"]["fold_name"]: None
-        for model in models
-        for fold in next(iter(runs.folds(model).values()))
-    }
-    rows = []
-    for speaker in speakers:
-        values = []
-        for model in models:
-            hits = [
-                100 * float((fold.scores.argmax(1) == fold.labels).mean())
-                for folds in runs.folds(model).values()
-                for fold in folds
-                if fold.config["settings"]["fold_name"] == speaker
-            ]
-            values.append(spread(hits))
-        rows.append([speaker, *values])
-    return table(["tested speaker", *models], rows)
+def by_fold(runs):
+    """WAR of each tested speaker or session, mean and deviation over seeds."""
+    models, hits = runs.ran(), {}  # speaker or session -> model -> WAR of each seed
+    for model in models:
+        for folds in runs.folds(model).values():
+            for fold in folds:
+                of_fold = hits.setdefault(fold.config["settings"]["fold_name"], {}).setdefault(model, [])
+                of_fold.append(100 * float((fold.scores.argmax(1) == fold.labels).mean()))
+    rows = [[name, *(spread(of_fold.get(model, ())) for model in models)] for name, of_fold in hits.items()]
+    return table([f"tested {runs.protocol}", *models], rows)
 
 
 def learning(runs, model):
@@ -181,121 +173,175 @@ def learning(runs, model):
     rows = []
     for at in shown:
         loss = np.mean([curve.loss[epochs[at] - 1] for folds in last.values() for curve in folds])
-        both = [spread(pooled(held, name, at)) if held else "-" for name in ("held", "test")]
-        rows.append([epochs[at], f"{loss:.3f}", spread(pooled(last, "test", at)), *both])
+        both = [spread(pooled(held, name, at).values()) for name in ("held", "test")]
+        rows.append([epochs[at], f"{loss:.3f}", spread(pooled(last, "test", at).values()), *both])
     header = [f"{model}: epoch", "training loss", "test WAR"]
     return table([*header, "held-out WAR, a speaker less", "test WAR, a speaker less"], rows)
 
 
+# ----------------------------------------------------------------------------------------- sensitivity
+
+
+def at_end(runs, model, epoch=None):
+    """{held or test: {seed: WAR}} at the last evaluated epoch, or at `epoch`: held-out and tested speakers."""
+    told = {}
+    for track, name in (("validation", "held"), ("last", "test")):
+        curves = runs.curves(model, track)
+        at = -1 if epoch is None or not curves else next(iter(curves.values()))[0].epochs.tolist().index(epoch)
+        told[name] = pooled(curves, name, at)
+    return told
+
+
 def difference(ours, usual):
-    """Mean and standard error over the seeds that both have, in points: {seed: value} of each."""
-    both = sorted(ours.keys() & usual.keys())
-    apart = np.array([ours[seed] - usual[seed] for seed in both])
-    error = np.std(apart, ddof=1) / np.sqrt(len(apart)) if len(apart) > 1 else np.nan
-    return float(np.mean(apart)), float(error)
+    """Mean of ours - usual over the seeds that both have, and its standard error, each None where there are too few."""
+    apart = [ours[seed] - usual[seed] for seed in sorted(ours.keys() & usual.keys())]
+    error = float(np.std(apart, ddof=1) / np.sqrt(len(apart))) if len(apart) > 1 else None
+    return float(np.mean(apart)) if apart else None, error
 
 
-def at_end(runs, model, track, name, epoch=None):
-    """{seed: WAR} at the last evaluated epoch, or at `epoch`."""
-    curves = runs.curves(model, track)
-    at = -1 if epoch is None or not curves else next(iter(curves.values()))[0].epochs.tolist().index(epoch)
-    return dict(zip(curves, pooled(curves, name, at)))
+def shown(mean, error):
+    return "-" if mean is None else f"{mean:+.2f}" + ("" if error is None else f" ± {error:.2f}")
+
+
+def settings_apart(runs, other, model, flags):
+    """Names of the settings, other than those of `flags`, in which two studies of a model differ."""
+    settings = [next(iter(one.folds(model).values()))[0].config["settings"] for one in (runs, other)]
+    config = train.parse_command_line(["--model", model, *flags])
+    wanted = dict(settings[0]) | train.settings_of(config, model)
+    for name in train.ALWAYS:  # what the rows were given too, such as fewer epochs
+        if getattr(config, name) == getattr(train.Config, name):
+            wanted[name] = settings[0][name]
+    return [
+        name
+        for name in {**wanted, **settings[1]}
+        if name not in ASIDE and wanted.get(name) != settings[1].get(name)
+    ]  # fmt: skip
+
+
+def is_better(by_model, models):
+    """Does a setting beat the default on held-out speakers for all models that have it? None: too few runs to say.
+
+    by_model: model -> mean and standard error of the difference.
+    """
+    if any(by_model.get(model, (None, None))[1] is None for model in models):
+        return None
+    return all(by_model[model][0] > STANDARD_ERRORS * by_model[model][1] for model in models)
 
 
 def sensitivity(runs):
-    """One line for each setting and model: held-out speakers decide, tested speakers are shown."""
-    compared, rows = {}, []
-    for model in reproduce.BOTH:
-        if not runs.folds(model):
-            continue
-        usual = {name: at_end(runs, model, *name) for name in (("validation", "held"), ("last", "test"))}
-        studied = [
-            (setting, Runs(runs.folder / reproduce.folder_of(setting), runs.db), None)
-            for setting, *_ in reproduce.SENSITIVITY
-        ]
-        epochs = next(iter(runs.curves(model, "last").values()))[0].epochs.tolist()
-        studied += [(f"epochs {epoch}", runs, epoch) for epoch in (100, 300) if epoch in epochs[:-1]]
-        rows.append(
-            [model, "as in the tables", *(spread(list(one.values())) if one else "-" for one in usual.values()), "", ""]
-        )
-        for setting, other, epoch in studied:
-            ours = {name: at_end(other, model, *name, epoch) for name in usual}
-            if not ours["last", "test"]:
-                continue
-            changes = [difference(ours[name], usual[name]) if ours[name] else (np.nan, np.nan) for name in usual]
-            compared.setdefault(setting, {})[model] = changes[0]
-            mark = " (transductive)" if "speaker" in setting else ""
-            rows.append([
-                model, setting + mark, *(spread(list(one.values())) if one else "-" for one in ours.values()),
-                *(f"{mean:+.2f} ± {error:.2f}" for mean, error in changes),
-            ])  # fmt: skip
-    header = ["model", "setting", "held-out WAR", "test WAR", "held-out, difference ± s.e.", "test, difference ± s.e."]
-    better = [
-        setting
-        for setting, models in compared.items()
-        if set(models) == set(reproduce.BOTH) and all(mean > STANDARD_ERRORS * error for mean, error in models.values())
+    """Table with a line for each setting and model, and the verdict: held-out speakers decide, tested ones are shown."""
+    studied = [
+        (setting, Runs(runs.folder / reproduce.folder_of(setting), runs.db), flags, models, None)
+        for setting, flags, models in reproduce.SENSITIVITY
     ]
-    verdict = (
-        f"Better than the default on held-out speakers by more than {STANDARD_ERRORS} standard errors for both models: "
-    )
-    return table(header, rows) + f"\n\n{verdict}{', '.join(better) or 'none of them'}.", bool(compared)
+    studied += [(f"epochs {epoch}", runs, (), reproduce.BOTH, epoch) for epoch in (100, 300)]
+    rows, better, undecided = [], [], []
+    for setting, other, flags, models, epoch in studied:
+        by_model = {}
+        for model in models:
+            if not (runs.folds(model) and other.folds(model)):
+                continue
+            if epoch and epoch not in next(iter(runs.curves(model, "last").values()))[0].epochs[:-1]:
+                continue
+            if apart := settings_apart(runs, other, model, flags):
+                rows.append([setting, model, f"differs in {', '.join(apart)} too: not compared", *[""] * 5])
+                continue
+            usual, ours = at_end(runs, model), at_end(other, model, epoch)
+            changes = {name: difference(ours[name], usual[name]) for name in usual}
+            by_model[model] = changes["held"]
+            mark = " (transductive)" if "speaker" in flags else ""
+            seeds = sorted(ours["test"].keys() & usual["test"].keys())
+            rows.append([
+                setting + mark, model, evaluate.ranges(seeds), spread(usual["test"][seed] for seed in seeds),
+                *(spread(ours[name].values()) for name in ours), *(shown(*changes[name]) for name in changes),
+            ])  # fmt: skip
+        if by_model:
+            verdict = is_better(by_model, models)
+            undecided += [setting] if verdict is None else []
+            better += [setting] if verdict else []
+    if not rows:
+        return ""
+    header = ["setting", "model", "seeds", "default, test WAR", "held-out WAR", "test WAR", "held-out, difference ± s.e.",
+              "test, difference ± s.e."]  # fmt: skip
+    verdict = f"Better than the default on held-out speakers by more than {STANDARD_ERRORS} standard errors, for every"
+    verdict += f" model that has the setting: {', '.join(better) or 'none'}."
+    if undecided:
+        verdict += f" Too few runs to say: {', '.join(undecided)}."
+    return f"{table(header, rows)}\n\n{verdict}"
 
 
-def report(runs):
-    folder, models = runs.folder.as_posix(), runs.ran()
-    yield f"# {runs.db.upper()}: published figures beside ours"
+# ------------------------------------------------------------------------------------------- the report
+
+
+def title_page(db, folder, options):
+    yield f"# {db.upper()}: published figures beside ours"
+    more = f" --results {options.results}" if options.results else ""
+    sizes = set(protocols.DATABASES[db].classes.values())
     yield (
-        f"Made by `python benchmarks/report.py --db {runs.db}` from the predictions in `{folder}/{runs.db}`, which\n"
-        f"`python benchmarks/reproduce.py --db {runs.db}` makes. WAR and UAR in per cent, pooled over the folds; with several\n"
-        "seeds mean ± standard deviation. On CASIA, whose classes are of equal size, both are the same number."
-    )
-    findings = runs.folder / f"{runs.db}-findings.md"
+        f"Made by `python benchmarks/report.py --db {db}{more}` from the predictions in `{folder.as_posix()}/{db}`, which\n"
+        f"`python benchmarks/reproduce.py --db {db}{more}` makes. WAR and UAR in per cent, pooled over the folds; with several\n"
+        "seeds mean ± standard deviation." + (" As its classes are of equal size, both are the same number."
+                                              if len(sizes) == 1 else "")
+    )  # fmt: skip
+    findings = folder / f"{db}-findings.md"
     if findings.exists():
         yield findings.read_text(encoding="utf-8").strip()
-    yield "## Every published cell"
+
+
+def sections(runs):
+    """The parts of the report under one protocol."""
+    db, models, how = runs.db, runs.ran(), ["--runs", runs.folder.as_posix()]
+    how += ["--protocol", runs.protocol] if runs.protocol != "speaker" else []
+    yield "## Every published cell" + (f", leaving one {runs.protocol} out" if "--protocol" in how else "")
     yield cells(runs)
     yield "## How it was made"
     yield how_it_was_made(runs)
     yield "## Tables"
     for more in ((), ("--track", "all")):
-        yield printed("--db", runs.db, "--table", "ablation", "--runs", folder, *more)
-    yield printed("--db", runs.db, "--table", "comparison", "--runs", folder)
-    if len(both := [model for model in reproduce.BOTH if model in models]) > 1:
-        yield printed("--db", runs.db, "--table", "significance", "--models", *both, "--runs", folder)
+        yield printed("--db", db, "--table", "ablation", *how, *more)
+    yield printed("--db", db, "--table", "comparison", *how)
+    both = [model for model in reproduce.BOTH if model in models]
+    if len(both) == 2 and set.intersection(*(set(runs.folds(model)) for model in both)):
+        yield printed("--db", db, "--table", "significance", "--models", *both, *how)
     yield "## Confusion"
     yield (
         "Per cent of each true class, over all folds and seeds; in brackets the published rates, where a paper prints them\n"
-        "(TFT Fig. 2(b))."
+        "(TFT Fig. 2)."
     )
-    yield from (confusions(runs, model) for model in models if model in reproduce.BOTH)
-    yield "## By speaker"
-    yield by_speaker(runs)
+    yield from (confusion_rates(runs, model) for model in models if model in reproduce.BOTH)
+    yield f"## By {runs.protocol}"
+    yield by_fold(runs)
     yield "## Learning curves"
     yield from (learning(runs, model) for model in models)
-    told, any_run = sensitivity(runs)
+
+
+def report(folder, db, options):
+    yield from title_page(db, folder, options)
+    of_protocols = [runs for protocol in reproduce.DATABASES[db] if (runs := Runs(folder, db, protocol)).ran()]
+    if not of_protocols:
+        raise protocols.UsageError(f"{folder / db}: holds no predictions; first run benchmarks/reproduce.py")
+    for runs in of_protocols:
+        yield from sections(runs)
     yield "## What the open decisions are worth"
     yield (
         "One setting changed at a time; held-out WAR is that of the training speakers held out by the validation track, test\n"
         "WAR that of the result; both after the last epoch. Choices are made by the former alone."
     )
-    yield told if any_run else "Not run yet: `python benchmarks/reproduce.py --part sensitivity --db " + runs.db + "`."
+    command = f"python benchmarks/reproduce.py --part sensitivity --db {db}"
+    yield sensitivity(Runs(folder, db)) or f"Not run yet: `{command}`."
 
 
 def main(arguments=None):
     parser = results.OneLineParser(__doc__)
     parser.add_argument("--db", required=True, choices=reproduce.DATABASES, help="the database")
-    parser.add_argument("--results", default=str(reproduce.RESULTS), help="folder of predictions and report")
+    parser.add_argument("--results", help="folder of predictions and report (default: benchmarks/results)")
     options = parser.parse_args(arguments)
-    runs = Runs(Path(options.results), options.db)
+    folder = Path(options.results).resolve() if options.results else PROJECT / reproduce.RESULTS
+    inside = folder.relative_to(PROJECT) if folder.is_relative_to(PROJECT) else folder
     with contextlib.chdir(PROJECT):  # so that the commands in the report can be typed as they stand there
-        if not runs.ran():
-            raise protocols.UsageError(
-                f"{runs.folder / options.db}: holds no predictions; first run benchmarks/reproduce.py"
-            )
-        text = "\n\n".join(report(runs)) + "\n"
-        out = runs.folder / f"{options.db}.md"
-        results.write_text(out, text)
-    print(f"{out}: {len(runs.ran())} models")
+        text = "\n\n".join(report(inside, options.db, options)) + "\n"
+        results.write_text(inside / f"{options.db}.md", text)
+    print(f"{folder / options.db}.md: written")
 
 
 if __name__ == "__main__":

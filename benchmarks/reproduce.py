@@ -9,9 +9,10 @@ Parts, in this order: `rows` trains the eight models (five seeds, both tracks); 
 with one setting changed at a time; `results` writes benchmarks/results/<db>/ (predictions, from which the tables
 can be made again without training) and <db>.md (benchmarks/report.py). What follows `--` goes to every train.py.
 Interrupted, the same command goes on: finished folds are skipped. A shortened study (`--tft-epochs 15`) says so in
-every table.
+every table. Relative folders are below the one that it is called in.
 """
 
+import os
 import shlex
 import subprocess
 import sys
@@ -20,8 +21,9 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))
 
+import protocols
 import results
-from train import RECIPES, TFT
+from train import RECIPES, TFT, number
 
 DATABASES = {"iemocap": ("speaker", "session"), "abc": ("speaker",), "casia": ("speaker",)}  # -> protocols
 ROWS = {  # model -> tables in which it has a row, in the order in which they are worth having
@@ -49,7 +51,8 @@ SENSITIVITY = [  # name, options of train.py, models; epochs 100 and 300 are rea
     ("gate none", ("--gate", "none"), ("atfnn",)),
     ("t-attention-input encoded", ("--t-attention-input", "encoded"), ("atfnn",)),
 ]  # fmt: skip
-RESULTS = Path("benchmarks/results")
+RESULTS = Path("benchmarks/results")  # of the project
+OWN_OPTIONS = ("--db", "--model", "--root", "--protocol", "--fold", "--seed", "--track", "--epochs", "--runs")
 PARTS = ("rows", "sensitivity", "results")
 
 
@@ -61,35 +64,39 @@ def folder_of(setting):
 def commands(db, options):
     """(what it is for, command) of a database, in the order in which they are run."""
     epochs = {model: options.tft_epochs if RECIPES[model] is TFT else options.atfnn_epochs for model in RECIPES}
-    runs, published = Path(options.runs), Path(options.results)
+    runs, published = Path(options.runs), Path(options.results or os.path.relpath(PROJECT / RESULTS))
 
-    def train(model, protocol, runs, *more):
+    def training(model, protocol, folder, *more):
         command = ["train.py", "--db", db, "--model", model, "--seed", options.seed, "--track", "all"]
         command += ["--root", options.root] if options.root else []
         command += ["--protocol", protocol] if protocol != "speaker" else []
         command += ["--epochs", str(epochs[model])] if epochs[model] else []
-        command += ["--runs", str(runs)] if runs != Path("runs") else []
+        command += ["--runs", str(folder)] if folder != Path("runs") else []
         return [*command, *more, *options.train]
 
     if "rows" in options.part:
         for protocol in DATABASES[db]:
             for model, tables in ROWS.items():
                 if model in options.model:
-                    yield f"{tables}, leaving one {protocol} out", train(model, protocol, runs)
+                    yield f"{tables}, leaving one {protocol} out", training(model, protocol, runs)
     if "sensitivity" in options.part:
         for setting, flags, models in SENSITIVITY:
             for model in models:
                 if model in options.model and setting in (options.setting or [setting]):
-                    yield f"{model}: {setting}", train(model, "speaker", runs / folder_of(setting), *flags)
+                    yield f"{model}: {setting}", training(model, "speaker", runs / folder_of(setting), *flags)
     if "results" in options.part:
-        for folder in (Path(), *(folder_of(setting) for setting, *_ in SENSITIVITY)):
-            if options.print or (runs / folder / db).is_dir():
-                yield (
-                    f"predictions of {folder if folder.parts else 'the rows'}",
-                    ["evaluate.py", "--db", db, "--runs", str(runs / folder), "--export", str(published / folder)],
-                )
-        more = ["--results", options.results] if published != RESULTS else []
-        yield "the report", ["benchmarks/report.py", "--db", db, *more]
+        folders = [Path(), *(folder_of(setting) for setting, *_ in SENSITIVITY)]
+        made = folders if options.print else [folder for folder in folders if (runs / folder / db).is_dir()]
+        if not made and options.db:
+            raise protocols.UsageError(f"{runs}: has no runs of {db}; train some, or set --runs")
+        for folder in made:
+            yield (
+                f"predictions of {folder if folder.parts else 'the rows'}",
+                ["evaluate.py", "--db", db, "--runs", str(runs / folder), "--export", str(published / folder)],
+            )
+        more = ["--results", options.results] if options.results else []
+        if made:
+            yield "the report", ["benchmarks/report.py", "--db", db, *more]
 
 
 def parse_command_line(arguments=None):
@@ -103,15 +110,22 @@ def parse_command_line(arguments=None):
     add("--model", nargs="+", choices=ROWS, default=tuple(ROWS), help="models to train (default: all)")
     add("--setting", nargs="+", choices=[one[0] for one in SENSITIVITY], help="of the sensitivity study (default: all)")
     add("--seed", default="0-4", help="seeds (default: 0-4)")
-    add("--tft-epochs", type=int, help="epochs of TFT and its ablations (default: the paper's)")
-    add("--atfnn-epochs", type=int, help="epochs of ATFNN and its ablations (default: train.py's)")
+    add("--tft-epochs", type=number(int, 1), help="epochs of TFT and its ablations (default: the paper's)")
+    add("--atfnn-epochs", type=number(int, 1), help="epochs of ATFNN and its ablations (default: train.py's)")
     add("--runs", default="runs", help="folder of the runs (default: runs)")
-    add("--results", default=str(RESULTS), help="folder of predictions and report (default: benchmarks/results)")
+    add("--results", help="folder of predictions and report (default: the project's benchmarks/results)")
     add("--print", action="store_true", help="print the commands and run none")
     options = parser.parse_args(arguments[:split])
     options.train = arguments[split + 1 :]
     if options.root and not options.db:
         parser.error("--root: belongs to one database; name it with --db")
+    if taken := [one for one in options.train if one.partition("=")[0] in OWN_OPTIONS]:
+        parser.error(f"{taken[0]}: is told to train.py by reproduce.py's own options; give those before --")
+    studied = {setting: models for setting, _, models in SENSITIVITY if set(models) & set(options.model)}
+    if idle := [setting for setting in options.setting or () if setting not in studied]:
+        parser.error(f"--setting {idle[0]}: none of --model has it")
+    if options.setting and "sensitivity" not in options.part:
+        parser.error("--setting: belongs to --part sensitivity")
     return options
 
 
@@ -119,9 +133,10 @@ def main(arguments=None):
     options = parse_command_line(arguments)
     for db in [options.db] if options.db else DATABASES:
         for purpose, command in commands(db, options):
+            command[0] = os.path.relpath(PROJECT / command[0])
             print(f"python {shlex.join(command)}  # {purpose}", flush=True)
             if not options.print:
-                done = subprocess.run([sys.executable, *command], cwd=PROJECT)
+                done = subprocess.run([sys.executable, *command])
                 if done.returncode:  # it has said why
                     sys.exit(done.returncode)
 
