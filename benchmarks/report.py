@@ -118,7 +118,7 @@ def how_it_was_made(runs):
             for seed, folds in runs.folds(model, track).items():
                 for config in (fold.config for fold in folds):
                     told = (config["settings"]["epochs"], "; ".join(config["deviations"]) or "none")
-                    told += tuple(config.get("machine", {}).get(name, "-") for name in MACHINE)
+                    told += tuple(config["machine"].get(name, "-") for name in MACHINE)
                     groups.setdefault((*told, config["code"]["models.py"][:8]), set()).add(seed)
         rows += [[model, evaluate.ranges(sorted(groups[told])), *told] for told in sorted(groups, key=str)]
     return table(["model", "seeds", "epochs", "not as in the paper", *MACHINE, "models.py"], rows)
