@@ -85,8 +85,11 @@ def read_index(path, digest):
 
 def home_of_index(folder, database, digest):
     """The folder with the index of an archive in `folder`: another archive above that has it, else itself."""
-    above = [one for one in list(folder.parents)[:ABOVE] if any(name == database for name, *_ in find(one))]
-    return next((one for one in (folder, *above) if results.index_path(one, database, digest).is_file()), folder)
+    for place in (folder, *list(folder.absolute().parents)[:ABOVE]):
+        if results.index_path(place, database, digest).is_file():
+            if place == folder or any(name == database for name, *_ in find(place)):
+                return place
+    return folder
 
 
 def curves_path(path):
@@ -167,7 +170,7 @@ def pack(folds, curves, index):
 def check_target(path, content):
     """UsageError where the archive `path` holds what a new one would lack, or other settings, and where its runs lie.
 
-    One that is damaged may be replaced.
+    One that is damaged may be replaced, as nobody can say what it holds.
     """
     out, key = path.parents[1], (path.parent.name, *NAME.fullmatch(path.name).groups())
     if any(place[:3] == key for track in results.TRAINED for place in results.find_folds(out, track)):
@@ -178,7 +181,8 @@ def check_target(path, content):
         return
     settings, others = content["shared"]["settings"], there["shared"]["settings"]
     if differs := [name for name in settings | others if settings.get(name) != others.get(name)]:
-        raise protocols.UsageError(f"{path}: is of other {differs[0]}; remove it, or export elsewhere")
+        was, now = (one.get(differs[0], "as usual") for one in (others, settings))
+        raise protocols.UsageError(f"{path}: is of {differs[0]} {was}, not {now}; remove it, or export elsewhere")
     if more := sorted(folds_in(there) - folds_in(content)):
         raise protocols.UsageError(
             f"{path}: holds seed {more[0][0]} fold {more[0][2]} of track {more[0][1]}, which the runs lack; "

@@ -59,6 +59,9 @@ def check_runs(runs, figures):
             add_archive(rows, place, path)
         except results.RunError as error:
             yield f"FAULT {error}", True
+        else:
+            if not any(key[:3] == tuple(place) for key in rows):
+                yield f"FAULT {path}: holds no fold", True
     for key, seeds in sorted(rows.items()):
         sound = {}  # seed -> [FoldResult]
         for seed, folds in sorted(seeds.items()):
@@ -106,6 +109,7 @@ def is_archived(fold):
 
 def check_run(runs, key, folds, figures, sound):
     """Faults of one run: {fold number: its folder, or FoldResult of an archive}. Those without any go to `sound`."""
+    complete = True
     for number, fold in sorted(folds.items()):
         if is_archived(fold):
             faults = list(check_archived(fold))
@@ -114,19 +118,22 @@ def check_run(runs, key, folds, figures, sound):
         else:
             faults = list(check_fold(runs, (*key, number), fold))
         yield from faults
-        if not faults:
+        if faults:
+            complete = False
+        else:
             sound.append(fold if is_archived(fold) else results.read_fold(fold))
-    if len(sound) == len(folds):
+    if not complete or not sound:
+        return
+    config, place = sound[0].config, sound[0].archive or sound[0].folder.parent
+    if missing := sorted(set(range(1, config["folds_total"] + 1)) - folds.keys()):
+        yield f"{place}: {len(folds)}/{config['folds_total']} folds, fold {missing[0]} is missing"
+    elif len(sound) == len(folds):
         yield from check_seed(key, sound, (row for fold in sound for row in read_rows(fold)), figures)
 
 
 def check_seed(key, sound, rows, figures):
-    """Faults of the folds of a seed together, each of them without fault: [FoldResult], and their rows for `count`."""
+    """Faults of all folds of a seed together, each of them without fault: [FoldResult], and their rows for `count`."""
     config, place = sound[0].config, sound[0].archive or sound[0].folder.parent
-    done = {fold.config["settings"]["fold"] for fold in sound}
-    if missing := sorted(set(range(1, config["folds_total"] + 1)) - done):
-        yield f"{place}: {len(done)}/{config['folds_total']} folds, fold {missing[0]} is missing"
-        return
     war, uar = count(rows, config["database"]["classes"])
     ours = None
     with suppress(results.RunError):  # told below, of all seeds

@@ -14,10 +14,14 @@
 # Wall clocks stand in wall.txt. A part that was interrupted goes on from its last saved state and is marked "resumed":
 # its wall clock counts from there.
 set -euo pipefail
-casia=$(realpath "${1:?name the folder of CASIA}")
+casia=$(realpath -e "${1:?name the folder of CASIA}")
 out=$(realpath -m "${2:-gpu-figures}")
 shift $(($# < 2 ? $# : 2))
-parts=${*:-agree tft speed eager alone atfnn eager-atfnn iemocap precise deterministic}
+every="agree tft speed eager alone atfnn eager-atfnn iemocap precise deterministic"
+parts=${*:-$every}
+for part in $parts; do
+    [[ " $every " == *" $part "* ]] || { echo "gpu.sh: $part: no such part, they are $every" >&2 && exit 2; }
+done
 cd "$(dirname "$0")/.."
 mkdir -p "$out"
 failed=0
@@ -55,7 +59,11 @@ for part in $parts; do
     atfnn) wall atfnn "${on_casia[@]}" --model atfnn --engine graph ;;
     eager-atfnn) wall eager-atfnn "${on_casia[@]}" --model atfnn --engine eager --together 1 --epochs 10 ;;
     iemocap)
-        [ -d "$out/corpus" ] || $python benchmarks/synthetic.py --layout iemocap --size full --out "$out/corpus"
+        [ -d "$out/corpus" ] || {
+            rm -rf "$out/corpus.part"
+            $python benchmarks/synthetic.py --layout iemocap --size full --out "$out/corpus.part" &&
+                mv "$out/corpus.part" "$out/corpus"
+        } || failed=1
         wall iemocap --db iemocap --root "$out/corpus" --model tft --engine graph --precision bfloat16 --epochs 100 --together 10
         ;;
     precise) wall precise "${fast[@]}" ;;
@@ -63,7 +71,6 @@ for part in $parts; do
         wall deterministic "${fast[@]}" --precision bfloat16 --deterministic
         speed speed-deterministic --deterministic
         ;;
-    *) echo "gpu.sh: $part: no such part" >&2 && exit 2 ;;
     esac
 done
 exit $failed

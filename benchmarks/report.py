@@ -9,6 +9,7 @@ benchmarks/results/<db>-findings.md, where there is one. Trains nothing and need
 import contextlib
 import csv
 import io
+import shlex
 import sys
 from pathlib import Path
 
@@ -58,7 +59,11 @@ class Runs:
     def curves(self, model, track):
         return {seed: list(map(archive.fold_curve, folds)) for seed, folds in self.folds(model, track).items()}
 
+    def any(self):
+        return any(self.found(model, track) for model in reproduce.ROWS for track in results.TRAINED)
+
     def ran(self):
+        """Models with all folds of a seed."""
         return [model for model in reproduce.ROWS if self.folds(model)]
 
 
@@ -100,13 +105,26 @@ def cell_row(runs, model, published):
     if bounds:
         verdict = f"{bounds[0]:.2f} to {bounds[1]:.2f}"
         verdict += "" if paper is None else ", yes" if bounds[0] <= paper <= bounds[1] else ", no"
-    others = [runs.summary(model, track) for track in ("validation", "oracle")]
+    others = {track: runs.summary(model, track) for track in ("validation", "oracle")}
+    notes = notes_of(ours)
+    for track, one in others.items():
+        notes += [f"{track}: {note}" for note in notes_of(one) if note not in notes]
     return row + [
         evaluate.percent(ours.war, ours.war_std), evaluate.percent(ours.uar, ours.uar_std),
         "-" if paper is None else f"{ours.war - paper:+.2f}", verdict,
-        *(evaluate.percent(one.war, one.war_std) if one else "-" for one in others),
-        f"{ours.folds_done}/{ours.folds_total}", "; ".join(ours.notes) or "-",
+        *(evaluate.percent(one.war, one.war_std) if one else "-" for one in others.values()),
+        f"{ours.folds_done}/{ours.folds_total}", "; ".join(notes) or "-",
     ]  # fmt: skip
+
+
+def notes_of(summary):
+    """What a reader must know about a Summary, or of None."""
+    if not summary:
+        return []
+    done = (
+        [f"only {summary.folds_done}/{summary.folds_total} folds"] if summary.folds_done < summary.folds_total else []
+    )
+    return done + summary.notes
 
 
 def how_it_was_made(runs):
@@ -114,7 +132,7 @@ def how_it_was_made(runs):
     rows = []
     for model in runs.ran():
         groups = {}  # (epochs, deviations, machine, code) -> seeds
-        for track in ("last", "validation"):
+        for track in results.TRAINED:
             for seed, folds in runs.folds(model, track).items():
                 for config in (fold.config for fold in folds):
                     told = (config["settings"]["epochs"], "; ".join(config["deviations"]) or "none")
@@ -129,7 +147,7 @@ def printed(*arguments):
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         evaluate.main(list(arguments))
-    return f"```\n$ python evaluate.py {' '.join(arguments)}\n\n{out.getvalue().rstrip()}\n```"
+    return f"```\n$ python evaluate.py {shlex.join(arguments)}\n\n{out.getvalue().rstrip()}\n```"
 
 
 def confusion_rates(runs, model):
@@ -166,7 +184,7 @@ def by_fold(runs):
 
 
 def learning(runs, model):
-    """Loss and WAR over the epochs, mean over seeds; of the validation track, whose trainings know a speaker less."""
+    """Loss and WAR over the epochs, mean over seeds; also of trainings without the held-out speakers."""
     last, held = runs.curves(model, "last"), runs.curves(model, "validation")
     epochs = next(iter(last.values()))[0].epochs
     shown = np.unique(np.linspace(0, len(epochs) - 1, min(EPOCHS_SHOWN, len(epochs))).round().astype(int))
@@ -176,7 +194,7 @@ def learning(runs, model):
         both = [spread(pooled(held, name, at).values()) for name in ("held", "test")]
         rows.append([epochs[at], f"{loss:.3f}", spread(pooled(last, "test", at).values()), *both])
     header = [f"{model}: epoch", "training loss", "test WAR"]
-    return table([*header, "held-out WAR, a speaker less", "test WAR, a speaker less"], rows)
+    return table([*header, "held-out WAR, trained without them", "test WAR, trained without them"], rows)
 
 
 # ----------------------------------------------------------------------------------------- sensitivity
@@ -275,7 +293,7 @@ def sensitivity(runs):
 
 def title_page(db, folder, options):
     yield f"# {db.upper()}: published figures beside ours"
-    more = f" --results {options.results}" if options.results else ""
+    more = f" --results {shlex.quote(folder.as_posix())}" if options.results else ""
     sizes = set(protocols.DATABASES[db].classes.values())
     yield (
         f"Made by `python benchmarks/report.py --db {db}{more}` from the predictions in `{folder.as_posix()}/{db}`, which\n"
@@ -303,12 +321,15 @@ def sections(runs):
     both = [model for model in reproduce.BOTH if model in models]
     if len(both) == 2 and set.intersection(*(set(runs.folds(model)) for model in both)):
         yield printed("--db", db, "--table", "significance", "--models", *both, *how)
-    yield "## Confusion"
-    yield (
-        "Per cent of each true class, over all folds and seeds; in brackets the published rates, where a paper prints them\n"
-        "(TFT Fig. 2)."
-    )
-    yield from (confusion_rates(runs, model) for model in models if model in reproduce.BOTH)
+    if both:
+        yield "## Confusion"
+        yield (
+            "Per cent of each true class, over all folds and seeds; in brackets the published rates, where a paper prints\n"
+            "them (TFT Fig. 2)."
+        )
+        yield from (confusion_rates(runs, model) for model in both)
+    if not models:
+        return
     yield f"## By {runs.protocol}"
     yield by_fold(runs)
     yield "## Learning curves"
@@ -317,7 +338,7 @@ def sections(runs):
 
 def report(folder, db, options):
     yield from title_page(db, folder, options)
-    of_protocols = [runs for protocol in reproduce.DATABASES[db] if (runs := Runs(folder, db, protocol)).ran()]
+    of_protocols = [runs for protocol in reproduce.DATABASES[db] if (runs := Runs(folder, db, protocol)).any()]
     if not of_protocols:
         raise protocols.UsageError(f"{folder / db}: holds no predictions; first run benchmarks/reproduce.py")
     for runs in of_protocols:
@@ -327,7 +348,7 @@ def report(folder, db, options):
         "One setting changed at a time; held-out WAR is that of the training speakers held out by the validation track, test\n"
         "WAR that of the result; both after the last epoch. Choices are made by the former alone."
     )
-    command = f"python benchmarks/reproduce.py --part sensitivity --db {db}"
+    command = f"python benchmarks/reproduce.py --part sensitivity results --db {db}"
     yield sensitivity(Runs(folder, db)) or f"Not run yet: `{command}`."
 
 

@@ -21,9 +21,11 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))
 
+import archive
 import protocols
 import results
-from train import RECIPES, TFT, number
+import train
+from train import RECIPES, TFT
 
 DATABASES = {"iemocap": ("speaker", "session"), "abc": ("speaker",), "casia": ("speaker",)}  # -> protocols
 ROWS = {  # model -> tables in which it has a row, in the order in which they are worth having
@@ -86,9 +88,9 @@ def commands(db, options):
                     yield f"{model}: {setting}", training(model, "speaker", runs / folder_of(setting), *flags)
     if "results" in options.part:
         folders = [Path(), *(folder_of(setting) for setting, *_ in SENSITIVITY)]
-        made = folders if options.print else [folder for folder in folders if (runs / folder / db).is_dir()]
+        made = folders if options.print else [folder for folder in folders if has_finished(runs / folder, db)]
         if not made and options.db:
-            raise protocols.UsageError(f"{runs}: has no runs of {db}; train some, or set --runs")
+            raise protocols.UsageError(f"{runs}: has no finished fold of {db}; train some, or set --runs")
         for folder in made:
             yield (
                 f"predictions of {folder if folder.parts else 'the rows'}",
@@ -97,6 +99,29 @@ def commands(db, options):
         more = ["--results", options.results] if options.results else []
         if made:
             yield "the report", ["benchmarks/report.py", "--db", db, *more]
+
+
+def has_finished(runs, db):
+    folds = (place for track in results.TRAINED for place in results.find_folds(runs, track))
+    return any(database == db and results.is_done(folder) for database, *_, folder in folds)
+
+
+def check_results(db, options):
+    """UsageError where predictions of other settings lie where those of a training to come are to be exported."""
+    for _, command in commands(db, options):
+        if command[0] != "train.py":  # trainings come first
+            return
+        config = train.parse_command_line(command[1:])
+        folder = Path(options.results or PROJECT / RESULTS) / Path(config.runs).relative_to(options.runs)
+        path = folder / db / f"{config.model}-{config.protocol}.json"
+        if not path.exists():
+            continue
+        there = archive.read(path, archive.ARCHIVE)["shared"]["settings"]
+        for name, value in dict(train.settings_of(config, config.model), eval_every=config.eval_every).items():
+            if there.get(name) != value:
+                raise protocols.UsageError(
+                    f"{path}: is of {name} {there.get(name)}, not {value}; name another --results, or remove it"
+                )
 
 
 def parse_command_line(arguments=None):
@@ -110,8 +135,8 @@ def parse_command_line(arguments=None):
     add("--model", nargs="+", choices=ROWS, default=tuple(ROWS), help="models to train (default: all)")
     add("--setting", nargs="+", choices=[one[0] for one in SENSITIVITY], help="of the sensitivity study (default: all)")
     add("--seed", default="0-4", help="seeds (default: 0-4)")
-    add("--tft-epochs", type=number(int, 1), help="epochs of TFT and its ablations (default: the paper's)")
-    add("--atfnn-epochs", type=number(int, 1), help="epochs of ATFNN and its ablations (default: train.py's)")
+    add("--tft-epochs", type=train.number(int, 1), help="epochs of TFT and its ablations (default: the paper's)")
+    add("--atfnn-epochs", type=train.number(int, 1), help="epochs of ATFNN and its ablations (default: train.py's)")
     add("--runs", default="runs", help="folder of the runs (default: runs)")
     add("--results", help="folder of predictions and report (default: the project's benchmarks/results)")
     add("--print", action="store_true", help="print the commands and run none")
@@ -131,14 +156,22 @@ def parse_command_line(arguments=None):
 
 def main(arguments=None):
     options = parse_command_line(arguments)
-    for db in [options.db] if options.db else DATABASES:
+    chosen = [options.db] if options.db else DATABASES
+    if "results" in options.part and not options.print:
+        for db in chosen:
+            check_results(db, options)
+    planned = False
+    for db in chosen:
         for purpose, command in commands(db, options):
+            planned = True
             command[0] = os.path.relpath(PROJECT / command[0])
             print(f"python {shlex.join(command)}  # {purpose}", flush=True)
             if not options.print:
                 done = subprocess.run([sys.executable, *command])
                 if done.returncode:  # it has said why
                     sys.exit(done.returncode)
+    if not planned:
+        raise protocols.UsageError(f"{options.runs}: has no finished fold of any database; train some, or set --runs")
 
 
 if __name__ == "__main__":

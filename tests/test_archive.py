@@ -151,6 +151,15 @@ def test_archives_below_another_share_its_index(written, tmp_path, run):
     assert code == results.EXIT_USAGE and "utterances-" in error and "export it again" in error
 
 
+def test_an_archive_below_another_is_read_from_within(written, tmp_path, run, monkeypatch):
+    for below in ("published", "published/study/one"):
+        assert run("--runs", written / "runs", "--export", tmp_path / below, "--db", "casia")[0] == 0
+    told = run("--runs", tmp_path / "published")
+    for place, name in (("published/study/one", "."), ("published/study", "one"), ("published", "study/one")):
+        monkeypatch.chdir(tmp_path / place)
+        assert run("--runs", name) == told
+
+
 def test_an_index_among_runs_is_no_archives(written, tmp_path, run):
     runs = Path(shutil.copytree(written / "runs", tmp_path / "runs"))
     assert run("--runs", runs, "--export", runs / "published", "--db", "casia")[0] == 0
@@ -460,7 +469,10 @@ LESS = {  # of the runs of an archive that is there: what is done; what the line
     "a fold": (lambda home: remove(home, "seed1/fold2"), "holds seed 1 fold 2 of track last, which the runs lack"),
     "other settings": (
         lambda home: [change(folder, settings__lr=0.5) for folder in home.glob("runs/casia/tft/*/*/fold*")],
-        "is of other lr"),
+        "is of lr 0.001, not 0.5"),
+    "a setting less": (
+        lambda home: edit(tft(home / "archive"), lambda content: content["shared"]["settings"].update(dropout=0.1)),
+        "is of dropout 0.1, not as usual"),
 }  # fmt: skip
 
 
@@ -490,6 +502,9 @@ def test_no_archive_is_put_beside_its_runs(track, copied, tmp_path, refused, run
     assert f"--export {tmp_path / 'out'}: holds the runs of casia tft speaker; export elsewhere" in error
     assert not archive.find(tmp_path / "out")
     assert run("--runs", copied / "runs", "--export", tmp_path / "out", "--db", "my")[0] == 0
+    other = tmp_path / "sessions"  # beside speakers there is room for them
+    write_run(other, ANSWERS[0], protocol="session")
+    assert run("--runs", other, "--export", tmp_path / "out")[0] == 0
 
 
 def test_a_full_disk_leaves_the_archives_as_they_were(copied, run, monkeypatch):
@@ -648,6 +663,26 @@ def test_the_audit_finds_what_an_archive_can_show(fault, copied, run):
     assert (code, error) == (1, "") and told in out, out
     faults = [line for line in out.splitlines() if line.startswith("FAULT")]
     assert all("casia tft speaker" in line and "tft-speaker.json/" not in line for line in faults)
+
+
+def test_an_oracle_that_lacks_a_fold_of_an_archive_is_a_fault(copied, run, no_checkpoints):
+    mixed = mix(copied, (1, 2))
+
+    def shorten(content):
+        row = next(row for row in content["rows"] if row["track"] == "oracle")
+        row.update((name, row[name][:1]) for name in ("folds", "epochs", "speakers"))
+        row["predictions"] = row["predictions"][:2] + "-" * 8
+
+    edit(tft(mixed), shorten)
+    code, out, _ = run("--runs", mixed, "--audit")
+    assert code == 1 and f"oracle seed 0: {tft(mixed)}: 2/3 folds, fold 2 is missing" in out
+
+
+def test_an_archive_without_folds_is_a_fault(copied, run):
+    for path in (copied / "archive").glob("*/*-speaker.json"):
+        edit(path, lambda content: content.update(rows=[]))
+    code, out, _ = run("--runs", copied / "archive", "--audit")
+    assert code == 1 and f"FAULT {tft(copied / 'archive')}: holds no fold\n" in out
 
 
 def test_an_oracle_without_its_result_is_audited(copied, run):

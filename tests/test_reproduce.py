@@ -12,11 +12,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from test_evaluate import ANSWERS, EARLIER, write_run
 
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT / "benchmarks"))
 
 import evaluate
+import protocols
 import report
 import reproduce
 import results
@@ -61,6 +63,7 @@ def test_what_follows_the_dashes_goes_to_every_training(capsys):
 
 def test_every_gpu_figure_has_a_command_that_train_takes(tmp_path):
     script = [shutil.which("bash"), str(PROJECT / "benchmarks/gpu.sh"), str(tmp_path), str(tmp_path / "out")]
+    (tmp_path / "out/corpus").mkdir(parents=True)  # as if it had been made
     subprocess.run(script, env=dict(os.environ, PYTHON="echo"), check=True, capture_output=True)
     logs = list((tmp_path / "out").glob("*.log"))
     for log in logs:
@@ -209,6 +212,46 @@ def test_shorter_trainings_are_read_off_longer_ones(monkeypatch):
     assert cells["epochs 100", "tft"][-2:] == ["-4.50 ± 0.50", "-29.50 ± 0.50"]
     assert cells["epochs 300", "tft"][-2:] == ["+5.50 ± 0.50", "-19.00 ± 1.00"]
     assert list(lines_of_sensitivity(monkeypatch, {"tft": (settings("tft"), {0: {100: (1, 1)}})}, {})[0]) == []
+
+
+@pytest.fixture
+def of_two_seeds(tmp_path, monkeypatch):
+    """A report of hand-written runs of casia: seed 0 whole, seed 1 without its second fold."""
+    monkeypatch.setattr("os.fsync", lambda file: None)
+    shutil.copytree(PROJECT / "benchmarks", tmp_path / "benchmarks", ignore=shutil.ignore_patterns("results"))
+    monkeypatch.setattr(report, "PROJECT", tmp_path)
+
+    def call(*removed):
+        for seed, answers in enumerate(ANSWERS):
+            write_run(tmp_path / "runs", {who: {2: EARLIER[who], 3: text} for who, text in answers.items()}, seed=seed)
+        for place in removed:
+            shutil.rmtree(tmp_path / "runs/casia/tft/speaker" / place)
+        evaluate.main(["--runs", str(tmp_path / "runs"), "--export", str(tmp_path / "benchmarks/results")])
+        report.main(["--db", "casia"])
+        return (tmp_path / "benchmarks/results/casia.md").read_text()
+
+    return call
+
+
+def test_seeds_without_all_folds_stand_in_no_table_of_the_report(of_two_seeds):
+    told = of_two_seeds("seed1/fold2")
+    assert "| tft | 53.17 | 53.17 | 60.00 | 54.44 |" in told and "| tft | 0 | 3 |" in told
+    assert "| B | 66.67 |" in told and "seeds 1 left out" in told
+
+
+def test_a_report_of_incomplete_seeds_alone_says_so(of_two_seeds):
+    told = of_two_seeds("seed1/fold2", "seed0/fold2")
+    assert " 2/3 | only 2/3 folds; epochs 3 instead of 1000; partial database |" in told and "| B |" not in told
+
+
+def test_results_of_other_settings_are_told_before_anything_is_trained(of_two_seeds, tmp_path, monkeypatch, capsys):
+    of_two_seeds()
+    monkeypatch.setattr(reproduce, "PROJECT", tmp_path)
+    with pytest.raises(
+        protocols.UsageError, match="tft-speaker.json: is of epochs 3, not 1000; name another --results"
+    ):
+        reproduce.main(["--db", "casia", "--root", "nowhere"])
+    assert "python" not in capsys.readouterr().out.replace("python evaluate.py", "")
 
 
 def test_published_cells_are_those_counted_by_hand():

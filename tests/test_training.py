@@ -553,6 +553,29 @@ def test_a_fold_that_fails_does_not_take_the_others_with_it(manifest, tmp_path, 
     assert not list(tmp_path.rglob("*.lock"))
 
 
+@pytest.mark.parametrize("while_recording", [False, True])
+def test_a_device_without_room_is_one_line(while_recording, manifest, tmp_path, monkeypatch):
+    def full(*arguments):
+        try:
+            raise torch.OutOfMemoryError("so many MiB")
+        finally:
+            if while_recording:  # as leaving a recording does
+                raise RuntimeError("of the recording")
+
+    monkeypatch.setattr(engine, "train_step", full)
+    with pytest.raises(results.RunError, match="not enough memory; use a smaller --together"):
+        train.main(base(manifest, tmp_path))
+
+
+def test_other_errors_of_the_device_are_not_taken_for_one(manifest, tmp_path, monkeypatch):
+    def broken(*arguments):
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(engine, "train_step", broken)
+    with pytest.raises(RuntimeError, match="something else"):
+        train.main(base(manifest, tmp_path))
+
+
 # ---------------------------------------------------------------------------------------------- alarms
 
 
