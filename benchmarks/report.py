@@ -11,6 +11,7 @@ import csv
 import io
 import shlex
 import sys
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -318,9 +319,11 @@ def sections(runs):
     for more in ((), ("--track", "all")):
         yield printed("--db", db, "--table", "ablation", *how, *more)
     yield printed("--db", db, "--table", "comparison", *how)
+    for group in (reproduce.BOTH, *reproduce.FAMILIES):
+        compared = [model for model in group if model in models]
+        if any(runs.folds(one).keys() & runs.folds(other).keys() for one, other in combinations(compared, 2)):
+            yield printed("--db", db, "--table", "significance", "--models", *compared, *how)
     both = [model for model in reproduce.BOTH if model in models]
-    if len(both) == 2 and set.intersection(*(set(runs.folds(model)) for model in both)):
-        yield printed("--db", db, "--table", "significance", "--models", *both, *how)
     if both:
         yield "## Confusion"
         yield (
