@@ -16,6 +16,7 @@ import os
 import shlex
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -64,10 +65,10 @@ def folder_of(setting):
     return Path("sensitivity") / setting.replace(" ", "-")
 
 
-def commands(db, options):
-    """(what it is for, command) of a database, in the order in which they are run."""
+def trainings(db, options):
+    """(what it is for, command) of each training of a database, in the order in which they are run."""
     epochs = {model: options.tft_epochs if RECIPES[model] is TFT else options.atfnn_epochs for model in RECIPES}
-    runs, published = Path(options.runs), Path(options.results or os.path.relpath(PROJECT / RESULTS))
+    runs = Path(options.runs)
 
     def training(model, protocol, folder, *more):
         command = ["train.py", "--db", db, "--model", model, "--seed", options.seed, "--track", "all"]
@@ -87,6 +88,11 @@ def commands(db, options):
             for model in models:
                 if model in options.model and setting in (options.setting or [setting]):
                     yield f"{model}: {setting}", training(model, "speaker", runs / folder_of(setting), *flags)
+
+
+def exports(db, options):
+    """The same of predictions and report, of what is trained by then; UsageError where --db names one without."""
+    runs, published = Path(options.runs), Path(options.results or os.path.relpath(PROJECT / RESULTS))
     if "results" in options.part:
         folders = [Path(), *(folder_of(setting) for setting, *_ in SENSITIVITY)]
         made = folders if options.print else [folder for folder in folders if has_finished(runs / folder, db)]
@@ -109,9 +115,7 @@ def has_finished(runs, db):
 
 def check_results(db, options):
     """UsageError where predictions of other settings lie where those of a training to come are to be exported."""
-    for _, command in commands(db, options):
-        if command[0] != "train.py":  # trainings come first
-            return
+    for _, command in trainings(db, options):
         config = train.parse_command_line(command[1:])
         folder = Path(options.results or PROJECT / RESULTS) / Path(config.runs).relative_to(options.runs)
         path = folder / db / f"{config.model}-{config.protocol}.json"
@@ -163,7 +167,7 @@ def main(arguments=None):
             check_results(db, options)
     planned = False
     for db in chosen:
-        for purpose, command in commands(db, options):
+        for purpose, command in chain(trainings(db, options), exports(db, options)):
             planned = True
             command[0] = os.path.relpath(PROJECT / command[0])
             print(f"python {shlex.join(command)}  # {purpose}", flush=True)
