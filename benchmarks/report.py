@@ -26,6 +26,9 @@ import reproduce
 import results
 import train
 
+DECIDES = "held-out WAR"  # what a setting is chosen by
+QUANTITIES = {DECIDES: ("validation", "held"), "test WAR, trained without them": ("validation", "test"),
+              "test WAR": ("last", "test")}  # fmt: skip
 EPOCHS_SHOWN = 12  # rows of a table of learning curves, at most
 STANDARD_ERRORS = 2  # by which a setting must beat the default on held-out speakers, for all models that have it
 MACHINE = ("device", "threads", "engine", "together", "python", "torch", "numpy")
@@ -202,13 +205,19 @@ def learning(runs, model):
 
 
 def at_end(runs, model, epoch=None):
-    """{held or test: {seed: WAR}} at the last evaluated epoch, or at `epoch`: held-out and tested speakers."""
+    """{column of QUANTITIES: {seed: WAR}} at the last evaluated epoch, or at an earlier one."""
     told = {}
-    for track, name in (("validation", "held"), ("last", "test")):
+    for column, (track, name) in QUANTITIES.items():
         curves = runs.curves(model, track)
-        at = -1 if epoch is None or not curves else next(iter(curves.values()))[0].epochs.tolist().index(epoch)
-        told[name] = pooled(curves, name, at)
+        epochs = next(iter(curves.values()))[0].epochs.tolist() if curves else []
+        at = -1 if epoch is None else epochs.index(epoch) if epoch in epochs[:-1] else None
+        told[column] = {} if at is None else pooled(curves, name, at)
     return told
+
+
+def any_fold(runs, model):
+    """A finished fold of a seed with all of them, of any track, or None."""
+    return next((folds[0] for track in results.TRAINED for folds in runs.folds(model, track).values()), None)
 
 
 def difference(ours, usual):
@@ -218,13 +227,18 @@ def difference(ours, usual):
     return float(np.mean(apart)) if apart else None, error
 
 
-def shown(mean, error):
-    return "-" if mean is None else f"{mean:+.2f}" + ("" if error is None else f" ± {error:.2f}")
+def beside(ours, usual):
+    """The seeds that both have, and a cell of them: ours, and the difference."""
+    seeds, (mean, error) = sorted(ours.keys() & usual.keys()), difference(ours, usual)
+    if not seeds:
+        return "-", "-"
+    apart = f"{mean:+.2f}" + ("" if error is None else f" ± {error:.2f}")
+    return evaluate.ranges(seeds), f"{spread(ours[seed] for seed in seeds)} ({apart})"
 
 
 def settings_apart(runs, other, model, flags):
     """Names of the settings, other than those of `flags`, in which two studies of a model differ."""
-    settings = [next(iter(one.folds(model).values()))[0].config["settings"] for one in (runs, other)]
+    settings = [any_fold(one, model).config["settings"] for one in (runs, other)]
     config = train.parse_command_line(["--model", model, *flags])
     wanted = dict(settings[0]) | train.settings_of(config, model)
     for name in train.ALWAYS:  # what the rows were given too, such as fewer epochs
@@ -254,39 +268,44 @@ def sensitivity(runs):
         for setting, flags, models in reproduce.SENSITIVITY
     ]
     studied += [(f"epochs {epoch}", runs, (), reproduce.BOTH, epoch) for epoch in (100, 300)]
+    usual = {model: at_end(runs, model) for model in reproduce.BOTH if any_fold(runs, model)}
     rows, better, undecided = [], [], []
     for setting, other, flags, models, epoch in studied:
         by_model = {}
         for model in models:
-            if not (runs.folds(model) and other.folds(model)):
-                continue
-            if epoch and epoch not in next(iter(runs.curves(model, "last").values()))[0].epochs[:-1]:
+            if model not in usual or not any_fold(other, model):
                 continue
             if apart := settings_apart(runs, other, model, flags):
-                rows.append([setting, model, f"differs in {', '.join(apart)} too: not compared", *[""] * 5])
+                rows.append([setting, model, f"differs in {', '.join(apart)} too: not compared", *[""] * 3])
                 continue
-            usual, ours = at_end(runs, model), at_end(other, model, epoch)
-            changes = {name: difference(ours[name], usual[name]) for name in usual}
-            by_model[model] = changes["held"]
+            ours = at_end(other, model, epoch)
+            if not any(ours.values()):
+                continue
+            seeds, told = zip(*(beside(ours[column], usual[model][column]) for column in QUANTITIES))
+            same = set(seeds) - {"-"} or {"-"}
             mark = " (transductive)" if "speaker" in flags else ""
-            seeds = sorted(ours["test"].keys() & usual["test"].keys())
-            rows.append([
-                setting + mark, model, evaluate.ranges(seeds), spread(usual["test"][seed] for seed in seeds),
-                *(spread(ours[name].values()) for name in ours), *(shown(*changes[name]) for name in changes),
-            ])  # fmt: skip
+            rows.append([setting + mark, model, same.pop() if len(same) == 1 else " / ".join(seeds), *told])
+            by_model[model] = difference(ours[DECIDES], usual[model][DECIDES])
         if by_model:
             verdict = is_better(by_model, models)
             undecided += [setting] if verdict is None else []
             better += [setting] if verdict else []
     if not rows:
         return ""
-    header = ["setting", "model", "seeds", "default, test WAR", "held-out WAR", "test WAR", "held-out, difference ± s.e.",
-              "test, difference ± s.e."]  # fmt: skip
+    defaults = [
+        [
+            "default",
+            model,
+            evaluate.ranges(sorted(set().union(*told.values()))),
+            *(spread(one.values()) for one in told.values()),
+        ]
+        for model, told in usual.items()
+    ]
     verdict = f"Better than the default on held-out speakers by more than {STANDARD_ERRORS} standard errors, for every"
     verdict += f" model that has the setting: {', '.join(better) or 'none'}."
     if undecided:
         verdict += f" Too few runs to say: {', '.join(undecided)}."
-    return f"{table(header, rows)}\n\n{verdict}"
+    return f"{table(['setting', 'model', 'seeds', *QUANTITIES], defaults + rows)}\n\n{verdict}"
 
 
 # ------------------------------------------------------------------------------------------- the report
@@ -348,8 +367,9 @@ def report(folder, db, options):
         yield from sections(runs)
     yield "## What the open decisions are worth"
     yield (
-        "One setting changed at a time; held-out WAR is that of the training speakers held out by the validation track, test\n"
-        "WAR that of the result; both after the last epoch. Choices are made by the former alone."
+        "One setting changed at a time. Held-out WAR is that of the training speakers held out by the validation track, by\n"
+        "which alone choices are made; test WAR that of the tested speakers; all after the last epoch. In brackets the mean\n"
+        "difference from the default over the seeds that both have, ± its standard error."
     )
     command = f"python benchmarks/reproduce.py --part sensitivity results --db {db}"
     yield sensitivity(Runs(folder, db)) or f"Not run yet: `{command}`."

@@ -7,13 +7,15 @@
 
 Parts, in this order: `rows` trains the eight models (five seeds, both tracks); `sensitivity` trains TFT and ATFNN
 with one setting changed at a time; `results` writes benchmarks/results/<db>/ (predictions, from which the tables
-can be made again without training) and <db>.md (benchmarks/report.py). What follows `--` goes to every train.py.
+can be made again without training) and <db>.md (benchmarks/report.py). What follows `--` goes to every train.py;
+a setting that it sets already is not studied.
 Interrupted, the same command goes on: finished folds are skipped. A shortened study (`--tft-epochs 15`) says so in
 every table. Relative folders are below the one that it is called in.
 """
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from itertools import chain
@@ -54,6 +56,8 @@ SENSITIVITY = [  # name, options of train.py, models; epochs 100 and 300 are rea
     ("gate softmax", ("--gate", "softmax"), ("atfnn",)),
     ("gate none", ("--gate", "none"), ("atfnn",)),
     ("t-attention-input encoded", ("--t-attention-input", "encoded"), ("atfnn",)),
+    ("precision bfloat16", ("--precision", "bfloat16"), BOTH),
+    ("precision float32", ("--precision", "float32"), BOTH),  # of rows made in bfloat16
 ]  # fmt: skip
 RESULTS = Path("benchmarks/results")  # of the project
 OWN_OPTIONS = ("--db", "--model", "--root", "--protocol", "--fold", "--seed", "--track", "--epochs", "--runs")
@@ -71,12 +75,15 @@ def trainings(db, options):
     runs = Path(options.runs)
 
     def training(model, protocol, folder, *more):
-        command = ["train.py", "--db", db, "--model", model, "--seed", options.seed, "--track", "all"]
+        command = ["train.py", "--db", db, "--model", model, "--seed", options.seed, "--track", options.track]
         command += ["--root", options.root] if options.root else []
         command += ["--protocol", protocol] if protocol != "speaker" else []
         command += ["--epochs", str(epochs[model])] if epochs[model] else []
         command += ["--runs", str(folder)] if folder != Path("runs") else []
-        return [*command, *more, *options.train]
+        return [*command, *options.train, *more]
+
+    def settings(command, model):
+        return train.settings_of(train.parse_command_line(command[1:]), model)
 
     if "rows" in options.part:
         for protocol in DATABASES[db]:
@@ -86,8 +93,11 @@ def trainings(db, options):
     if "sensitivity" in options.part:
         for setting, flags, models in SENSITIVITY:
             for model in models:
-                if model in options.model and setting in (options.setting or [setting]):
-                    yield f"{model}: {setting}", training(model, "speaker", runs / folder_of(setting), *flags)
+                if model not in options.model or setting not in (options.setting or [setting]):
+                    continue
+                changed = training(model, "speaker", runs / folder_of(setting), *flags)
+                if settings(changed, model) != settings(training(model, "speaker", runs), model):
+                    yield f"{model}: {setting}", changed
 
 
 def exports(db, options):
@@ -140,6 +150,7 @@ def parse_command_line(arguments=None):
     add("--model", nargs="+", choices=ROWS, default=tuple(ROWS), help="models to train (default: all)")
     add("--setting", nargs="+", choices=[one[0] for one in SENSITIVITY], help="of the sensitivity study (default: all)")
     add("--seed", default="0-4", help="seeds (default: 0-4)")
+    add("--track", default="all", choices=("last", "validation", "all"), help="as train.py's (default: all)")
     add("--tft-epochs", type=train.number(int, 1), help="epochs of TFT and its ablations (default: the paper's)")
     add("--atfnn-epochs", type=train.number(int, 1), help="epochs of ATFNN and its ablations (default: train.py's)")
     add("--runs", default="runs", help="folder of the runs (default: runs)")
@@ -172,7 +183,7 @@ def main(arguments=None):
             command[0] = os.path.relpath(PROJECT / command[0])
             print(f"python {shlex.join(command)}  # {purpose}", flush=True)
             if not options.print:
-                done = subprocess.run([sys.executable, *command])
+                done = subprocess.run([sys.executable, *command])  # killed with this one
                 if done.returncode:  # it has said why
                     sys.exit(done.returncode)
     if not planned:
@@ -180,5 +191,6 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that a training ends too
     with results.plain_errors("reproduce.py"):
         main()

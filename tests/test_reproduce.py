@@ -61,6 +61,14 @@ def test_what_follows_the_dashes_goes_to_every_training(capsys):
     assert all(("cuda" in command) == (command[0] == "train.py") for command, _ in told)
 
 
+def test_a_setting_of_the_study_wins_over_what_every_training_is_given(capsys):
+    told = printed(capsys, "--db", "casia", "--part", "sensitivity", "--track", "validation", "--model", "tft",
+                   "--setting", "precision bfloat16", "precision float32", "--", "--precision", "bfloat16")  # fmt: skip
+    ((command, purpose),) = told
+    config = train.parse_command_line(command[1:])
+    assert (config.precision, config.track, purpose) == ("float32", "validation", "tft: precision float32")
+
+
 def test_every_gpu_figure_has_a_command_that_train_takes(tmp_path):
     script = [shutil.which("bash"), str(PROJECT / "benchmarks/gpu.sh"), str(tmp_path), str(tmp_path / "out")]
     (tmp_path / "out/corpus").mkdir(parents=True)  # as if it had been made
@@ -112,6 +120,9 @@ def test_each_setting_is_what_it_is_called():
         for model in models:
             config = train.parse_command_line(["--model", model, *flags])
             changes = train.deviations_of(dict(train.settings_of(config, model), model=model))
+            if setting == "precision float32":  # the papers' own
+                assert not changes and config.precision == "float32"
+                continue
             assert len(changes) == 1
             name, _, value = setting.replace("double softmax", "double-softmax True").partition(" ")
             told = changes[0].split()
@@ -123,27 +134,29 @@ def test_each_setting_is_what_it_is_called():
 
 
 class Study:
-    """Stands in for report.Runs: {model: (settings, {seed: {epoch: (held-out WAR, test WAR)}})}, one fold a seed."""
+    """Stands in for report.Runs: {model: (settings, {seed: {epoch: (held-out WAR, test WAR)}})}, one fold a seed.
+
+    None: its track was not trained. Trained without the held-out speakers the tested one's WAR is always 20.
+    """
 
     def __init__(self, told, folder=Path("x")):
         self.told, self.folder, self.db = told, folder, "casia"
 
-    def folds(self, model):
-        settings, seeds = self.told.get(model, ({}, {}))
-        return {seed: [SimpleNamespace(config=dict(settings=settings))] for seed in seeds}
+    def folds(self, model, track="last"):
+        settings, _ = self.told.get(model, ({}, {}))
+        return {seed: [SimpleNamespace(config=dict(settings=settings))] for seed in self.curves(model, track)}
 
     def curves(self, model, track):
-        seeds = self.told[model][1]
-        if track == "validation" and None in [held for epochs in seeds.values() for held, _ in epochs.values()]:
-            return {}
+        at = ("validation", "last").index(track)
         return {
             seed: [
                 SimpleNamespace(
                     epochs=np.array(list(epochs)), held=[hits(held) for held, _ in epochs.values()],
-                    test=[hits(test) for _, test in epochs.values()],
+                    test=[hits(test if track == "last" else 20) for _, test in epochs.values()],
                 )
             ]
-            for seed, epochs in seeds.items()
+            for seed, epochs in self.told.get(model, ({}, {}))[1].items()
+            if None not in [pair[at] for pair in epochs.values()]
         }  # fmt: skip
 
 
@@ -186,31 +199,37 @@ def test_held_out_speakers_decide_what_a_setting_is_worth(monkeypatch):
             "tft": (settings("tft", *short, *overlap), {7: {9: (90, 90)}}),
             "atfnn": (settings("atfnn", *short, *overlap), {0: {9: (None, 33)}, 1: {9: (None, 36)}}),
         },
+        "normalization-none": {  # validation track alone
+            "tft": (settings("tft", *short, "--normalization", "none"), {0: {9: (40, None)}, 2: {9: (46, None)}})
+        },
         "normalization-speaker": {"tft": (settings("tft", *short, "--normalization", "speaker"), {0: {9: (99, 99)}})},
         "gate-none": {"atfnn": (settings("atfnn", "--epochs", "8", "--gate", "none"), {0: {8: (90, 90)}})},
         "gate-softmax": {"atfnn": (settings("atfnn", *short), {0: {9: (40, 30)}})},  # was run without it
     }
     cells, verdict = lines_of_sensitivity(monkeypatch, rows, studies)
+    assert cells["default", "tft"] == ["0-2", "52.00±2.00", "20.00±0.00", "32.00±2.00"]
+    assert cells["default", "atfnn"] == ["0-1", "41.00±1.41", "20.00±0.00", "30.50±0.71"]
     assert cells["dropout 0.1", "tft"] == [
-        "0-2", "32.00±2.00", "57.67±3.06", "31.00±2.00", "+5.67 ± 0.67", "-1.00 ± 0.00"
+        "0-2", "57.67±3.06 (+5.67 ± 0.67)", "20.00±0.00 (+0.00 ± 0.00)", "31.00±2.00 (-1.00 ± 0.00)"
     ]  # fmt: skip
-    assert cells["dropout 0.1", "atfnn"][-2:] == ["+10.50 ± 0.50", "+0.00 ± 0.00"]
-    assert cells["double softmax", "tft"][-2:] == ["+0.00 ± 0.58", "+59.67 ± 0.33"]
-    assert cells["overlap 0.5", "tft"][-2:] == ["-", "-"]
-    assert cells["overlap 0.5", "atfnn"][2:] == ["-", "34.50±2.12", "-", "+4.00 ± 1.00"]
-    assert cells["normalization speaker (transductive)", "tft"][-2:] == ["+49.00", "+69.00"]
+    assert cells["dropout 0.1", "atfnn"][1] == "51.50±2.12 (+10.50 ± 0.50)"
+    assert cells["double softmax", "tft"][1::2] == ["52.00±1.73 (+0.00 ± 0.58)", "91.67±2.08 (+59.67 ± 0.33)"]
+    assert cells["overlap 0.5", "tft"] == ["-"] * 4
+    assert cells["overlap 0.5", "atfnn"] == ["0-1", "-", "-", "34.50±2.12 (+4.00 ± 1.00)"]
+    assert cells["normalization none", "tft"] == ["0,2", "43.00±4.24 (-9.00 ± 1.00)", "20.00±0.00 (+0.00 ± 0.00)", "-"]
+    assert cells["normalization speaker (transductive)", "tft"][1::2] == ["99.00 (+49.00)", "99.00 (+69.00)"]
     assert cells["gate none", "atfnn"][0] == "differs in epochs too: not compared"
     assert cells["gate softmax", "atfnn"][0] == "differs in gate too: not compared"
     first, _, undecided = verdict.partition(" Too few runs to say: ")
     assert first.endswith(": dropout 0.1, bn-momentum 0.01.")
-    assert undecided == "normalization speaker, overlap 0.5."
+    assert undecided == "normalization none, normalization speaker, overlap 0.5."  # ATFNN or held-out speakers lack
 
 
 def test_shorter_trainings_are_read_off_longer_ones(monkeypatch):
     long = {0: {100: (20, 10), 300: (30, 20), 1000: (25, 40)}, 1: {100: (21, 11), 300: (31, 22), 1000: (25, 40)}}
     cells, _ = lines_of_sensitivity(monkeypatch, {"tft": (settings("tft"), long)}, {})
-    assert cells["epochs 100", "tft"][-2:] == ["-4.50 ± 0.50", "-29.50 ± 0.50"]
-    assert cells["epochs 300", "tft"][-2:] == ["+5.50 ± 0.50", "-19.00 ± 1.00"]
+    assert cells["epochs 100", "tft"][1::2] == ["20.50±0.71 (-4.50 ± 0.50)", "10.50±0.71 (-29.50 ± 0.50)"]
+    assert cells["epochs 300", "tft"][1::2] == ["30.50±0.71 (+5.50 ± 0.50)", "21.00±1.41 (-19.00 ± 1.00)"]
     assert list(lines_of_sensitivity(monkeypatch, {"tft": (settings("tft"), {0: {100: (1, 1)}})}, {})[0]) == []
 
 
