@@ -241,9 +241,9 @@ def settings_apart(runs, other, model, flags):
     settings = [any_fold(one, model).config["settings"] for one in (runs, other)]
     config = train.parse_command_line(["--model", model, *flags])
     wanted = dict(settings[0]) | train.settings_of(config, model)
-    for name in train.ALWAYS:  # what the rows were given too, such as fewer epochs
-        if getattr(config, name) == getattr(train.Config, name):
-            wanted[name] = settings[0][name]
+    set_by_flags = {flag[2:].replace("-", "_") for flag in flags if flag.startswith("--")}
+    for name in set(train.ALWAYS) - set_by_flags:  # what the rows were given too, such as fewer epochs
+        wanted[name] = settings[0][name]
     return [
         name
         for name in {**wanted, **settings[1]}

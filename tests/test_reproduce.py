@@ -233,6 +233,13 @@ def test_shorter_trainings_are_read_off_longer_ones(monkeypatch):
     assert list(lines_of_sensitivity(monkeypatch, {"tft": (settings("tft"), {0: {100: (1, 1)}})}, {})[0]) == []
 
 
+def test_the_papers_own_precision_is_a_setting_of_rows_made_in_another(monkeypatch):
+    rows = {"tft": (settings("tft", "--epochs", "9", "--precision", "bfloat16"), {0: {9: (50, 30)}})}
+    studies = {"precision-float32": {"tft": (settings("tft", "--epochs", "9"), {0: {9: (None, 31)}})}}
+    cells, _ = lines_of_sensitivity(monkeypatch, rows, studies)
+    assert cells["precision float32", "tft"] == ["0", "-", "-", "31.00 (+1.00)"]
+
+
 @pytest.fixture
 def of_two_seeds(tmp_path, monkeypatch):
     """A report of hand-written runs of casia: seed 0 whole, seed 1 without its second fold."""
