@@ -90,7 +90,7 @@ def folders_of(runs):
 def add_archive(rows, place, path):
     """Add the folds of an archive as FoldResult to those in folders: a row, and a seed, may lie in both.
 
-    The oracle of a folder is audited as `last`; its folder is added, so that the oracle of the others is not missing it.
+    The oracle of a folder is audited as `last`; its folder is added, so that the others' oracle is not missing it.
     """
     for track in results.TRACKS:
         for fold in archive.read_folds(path, track):

@@ -167,7 +167,8 @@ def summarize(by_seed):
         *significance.utterance_interval(labels, hits.mean(0), len(classes)),
     )
     return Summary(
-        war, uar, war_std, uar_std, *(interval and [100 * end for end in interval] for interval in intervals), fold_war, fold_uar,
+        war, uar, war_std, uar_std, *(interval and [100 * end for end in interval] for interval in intervals),
+        fold_war, fold_uar,
         folds_done=len(by_seed[used[0]]),
         folds_total=config["folds_total"],
         seeds=used,

@@ -83,7 +83,8 @@ class FrontEnd:
     def overlap_fits(self):
         """True if segments overlap by a whole number of frames and by no more than MOST_OVERLAP."""
         frames = self.frames * self.overlap
-        return 0 <= self.overlap <= MOST_OVERLAP and abs(frames - round(frames)) < 1e-6
+        whole = 0 <= self.overlap <= MOST_OVERLAP and abs(frames - round(frames)) < 1e-6
+        return whole and (round(frames) > 0 or self.overlap == 0)
 
     def told(self):
         """Its values by name, as runs tell them: without those of LATER_FIELDS that are as in runs before them."""

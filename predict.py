@@ -73,7 +73,7 @@ def load_models(folders, device):
     first, *others = (dict(model.settings, classes=model.classes) for model in loaded)
     if first["normalization"] == "speaker":
         raise results.RunError(
-            f"{folders[0]}: was trained with --normalization speaker, which {train.FOR_KNOWN_SPEAKERS}; name another run"
+            f"{folders[0]}: trained with --normalization speaker, which {train.FOR_KNOWN_SPEAKERS}; name another run"
         )
     for folder, told in zip(folders[1:], others):
         for name in {**first, **told}:

@@ -126,7 +126,8 @@ class Config:
         ("atfnn", "afnn", "tfnn"), 2, "heads of the F-Encoder", choices=(1, 2, 4, 8), least=1
     )
     gate: str = open_option(
-        ("atfnn", "afnn", "atnn"), "sigmoid", "F- and T-Attention: what their convolution goes through; softmax: over groups",
+        ("atfnn", "afnn", "atnn"), "sigmoid",
+        "F- and T-Attention: what their convolution goes through; softmax: over groups",
         choices=("sigmoid", "softmax", "none"),
     )  # fmt: skip
     t_attention_input: str = open_option(

@@ -262,7 +262,7 @@ def is_better(by_model, models):
 
 
 def sensitivity(runs):
-    """Table with a line for each setting and model, and the verdict: held-out speakers decide, tested ones are shown."""
+    """Table with a line for each setting and model, and the verdict: held-out speakers decide, tested are shown."""
     studied = [
         (setting, Runs(runs.folder / reproduce.folder_of(setting), runs.db), flags, models, None)
         for setting, flags, models in reproduce.SENSITIVITY
@@ -316,10 +316,10 @@ def title_page(db, folder, options):
     more = f" --results {shlex.quote(folder.as_posix())}" if options.results else ""
     sizes = set(protocols.DATABASES[db].classes.values())
     yield (
-        f"Made by `python benchmarks/report.py --db {db}{more}` from the predictions in `{folder.as_posix()}/{db}`, which\n"
-        f"`python benchmarks/reproduce.py --db {db}{more}` makes. WAR and UAR in per cent, pooled over the folds; with several\n"
-        "seeds mean ± standard deviation." + (" As its classes are of equal size, both are the same number."
-                                              if len(sizes) == 1 else "")
+        f"Made by `python benchmarks/report.py --db {db}{more}` from the predictions in\n"
+        f"`{folder.as_posix()}/{db}`, which `python benchmarks/reproduce.py --db {db}{more}` makes.\n"
+        "WAR and UAR in per cent, pooled over the folds; with several seeds mean ± standard deviation."
+        + (" As its classes are\nof equal size, both are the same number." if len(sizes) == 1 else "")
     )  # fmt: skip
     findings = folder / f"{db}-findings.md"
     if findings.exists():
@@ -346,8 +346,8 @@ def sections(runs):
     if both:
         yield "## Confusion"
         yield (
-            "Per cent of each true class, over all folds and seeds; in brackets the published rates, where a paper prints\n"
-            "them (TFT Fig. 2)."
+            "Per cent of each true class, over all folds and seeds; in brackets the published rates, where a paper\n"
+            "prints them (TFT Fig. 2)."
         )
         yield from (confusion_rates(runs, model) for model in both)
     if not models:
@@ -367,9 +367,9 @@ def report(folder, db, options):
         yield from sections(runs)
     yield "## What the open decisions are worth"
     yield (
-        "One setting changed at a time. Held-out WAR is that of the training speakers held out by the validation track, by\n"
-        "which alone choices are made; test WAR that of the tested speakers; all after the last epoch. In brackets the mean\n"
-        "difference from the default over the seeds that both have, ± its standard error."
+        "One setting changed at a time. Held-out WAR is that of the training speakers held out by the validation\n"
+        "track, by which alone choices are made; test WAR that of the tested speakers; all after the last epoch. In\n"
+        "brackets the mean difference from the default over the seeds that both have, ± its standard error."
     )
     command = f"python benchmarks/reproduce.py --part sensitivity results --db {db}"
     yield sensitivity(Runs(folder, db)) or f"Not run yet: `{command}`."

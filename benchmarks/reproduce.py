@@ -40,7 +40,7 @@ ROWS = {  # model -> tables in which it has a row, in the order in which they ar
 BOTH = ("tft", "atfnn")
 FAMILIES = [[model for model in ROWS if RECIPES[model] is RECIPES[full]] for full in BOTH]  # with their ablations
 SENSITIVITY = [  # name, options of train.py, models; epochs 100 and 300 are read off the runs of 1000
-    *((f"normalization {kind}", ("--normalization", kind), BOTH) for kind in ("none", "segment", "utterance", "speaker")),
+    *((f"normalization {one}", ("--normalization", one), BOTH) for one in ("none", "segment", "utterance", "speaker")),
     ("overlap 0.5", ("--overlap", "0.5"), BOTH),
     ("pre-emphasis none", ("--pre-emphasis", "none"), ("tft",)),
     ("pre-emphasis segment", ("--pre-emphasis", "segment"), ("atfnn",)),

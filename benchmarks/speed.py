@@ -4,8 +4,8 @@
     python benchmarks/speed.py --model atfnn --steps 10 --repeats 3 --out /tmp/speed.md
 
 Prints Markdown tables and writes them to benchmarks/results/speed-<device>.md. The plain loop is what a researcher
-would write first: contiguous float32 tensors, a DataLoader (on a GPU with two workers), default Adam, `loss.item()` at each
-step, one fold at a time, and for ATFNN attention over 8-vectors and Conv1d in place of the exact scalar form. Both
+would write first: contiguous float32 tensors, a DataLoader (on a GPU with two workers), default Adam, `loss.item()` at
+each step, one fold at a time, and for ATFNN attention over 8-vectors and Conv1d in place of the exact scalar form. Both
 run the same segments from the same weights; the runs alternate after a burn-in, and medians are shown.
 
 Shares of ceilings: products and sums that a step needs, over the rate of a large matrix product in its precision

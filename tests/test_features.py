@@ -276,7 +276,7 @@ def test_overlapping_segments_are_those_of_the_samples_alone(front_end, overlap)
 @pytest.mark.parametrize(
     "frames, overlap, fits",
     [(80, 0.0, True), (80, 0.75, True), (80, 0.3, True), (80, 0.1, True), (128, 0.1, False), (80, 0.76, False),
-     (80, -0.5, False), (80, 0.501, False), (80, math.nan, False)],
+     (80, -0.5, False), (80, 0.501, False), (80, math.nan, False), (80, 1e-9, False)],
 )  # fmt: skip
 def test_segments_overlap_by_whole_frames(frames, overlap, fits):
     assert replace(TFT, frames=frames, overlap=overlap).overlap_fits() is fits

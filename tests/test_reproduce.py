@@ -216,7 +216,8 @@ def test_held_out_speakers_decide_what_a_setting_is_worth(monkeypatch):
     assert cells["double softmax", "tft"][1::2] == ["52.00±1.73 (+0.00 ± 0.58)", "91.67±2.08 (+59.67 ± 0.33)"]
     assert cells["overlap 0.5", "tft"] == ["-"] * 4
     assert cells["overlap 0.5", "atfnn"] == ["0-1", "-", "-", "34.50±2.12 (+4.00 ± 1.00)"]
-    assert cells["normalization none", "tft"] == ["0,2", "43.00±4.24 (-9.00 ± 1.00)", "20.00±0.00 (+0.00 ± 0.00)", "-"]
+    assert cells["normalization none", "tft"][0::3] == ["0,2", "-"]
+    assert cells["normalization none", "tft"][1:3] == ["43.00±4.24 (-9.00 ± 1.00)", "20.00±0.00 (+0.00 ± 0.00)"]
     assert cells["normalization speaker (transductive)", "tft"][1::2] == ["99.00 (+49.00)", "99.00 (+69.00)"]
     assert cells["gate none", "atfnn"][0] == "differs in epochs too: not compared"
     assert cells["gate softmax", "atfnn"][0] == "differs in gate too: not compared"
