@@ -1,7 +1,7 @@
 """What a linear classifier reaches, under the same folds: how far apart speakers are, before any network.
 
     python benchmarks/linear.py --db casia --root path/to/casia
-    python benchmarks/linear.py --db texts.csv --root path/to/casia    # a manifest whose "speakers" are groups of texts
+    python benchmarks/linear.py --db takes.csv --root path/to/casia    # a manifest with groups of takes as its "speakers"
 
 Each utterance becomes 3 numbers a band: mean and standard deviation of its log-Mel energies, and the standard
 deviation of their differences from frame to frame. Ridge regression on the classes' indicators, with a penalty that
