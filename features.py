@@ -24,12 +24,13 @@ import shutil
 import socket
 import stat
 import struct
+import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from math import gcd
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 import numpy as np
@@ -404,7 +405,7 @@ def _extract_all(root, paths, front_end, workers):
     saved = {name: os.environ.get(name) for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")}
     os.environ.update(dict.fromkeys(saved, "1"))  # the processes inherit it: one thread each
     try:
-        with ProcessPoolExecutor(workers, get_context("spawn"), keep_freed_memory) as pool:
+        with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker) as pool:
             jobs = pool.map(_extract_chunk, chunks, [front_end] * len(chunks))
             try:
                 for results in jobs:
@@ -415,6 +416,12 @@ def _extract_all(root, paths, front_end, workers):
     finally:
         for name, value in saved.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _start_worker():
+    """A worker ends with the process that started it, also where that one is killed."""
+    keep_freed_memory()
+    threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
 
 
 def _extract_chunk(files, front_end):

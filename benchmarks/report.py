@@ -30,6 +30,7 @@ DECIDES = "held-out WAR"  # what a setting is chosen by
 QUANTITIES = {DECIDES: ("validation", "held"), "test WAR, trained without them": ("validation", "test"),
               "test WAR": ("last", "test")}  # fmt: skip
 EPOCHS_SHOWN = 12  # rows of a table of learning curves, at most
+FEWEST_SEEDS = 3  # whose differences have a standard error
 STANDARD_ERRORS = 2  # by which a setting must beat the default on held-out speakers, for all models that have it
 MACHINE = ("device", "threads", "engine", "together", "python", "torch", "numpy")
 ASIDE = (*results.FOLD_SETTINGS, "track", "eval_every", "front_end")  # in which compared settings may differ
@@ -102,14 +103,16 @@ def cells(runs):
 
 def cell_row(runs, model, published):
     ours, paper = runs.summary(model), published.get("war")
+    others = {track: runs.summary(model, track) for track in ("validation", "oracle")}
     row = [model, evaluate.percent(paper), evaluate.percent(published.get("uar"))]
     if ours is None:
-        return row + ["not run", *[""] * 7]
+        only = others["validation"]
+        told = ["", evaluate.percent(only.war, only.war_std), "", "", "; ".join(notes_of(only))] if only else [""] * 5
+        return row + ["not run", "", "", *told]
     bounds, verdict = ours.war_speakers, "-"
     if bounds:
         verdict = f"{bounds[0]:.2f} to {bounds[1]:.2f}"
         verdict += "" if paper is None else ", yes" if bounds[0] <= paper <= bounds[1] else ", no"
-    others = {track: runs.summary(model, track) for track in ("validation", "oracle")}
     notes = notes_of(ours)
     for track, one in others.items():
         notes += [f"{track}: {note}" for note in notes_of(one) if note not in notes]
@@ -131,18 +134,19 @@ def notes_of(summary):
     return done + summary.notes
 
 
-def how_it_was_made(runs):
-    """Seeds of each row by device, versions and settings."""
+def how_it_was_made(studies):
+    """Seeds of each row by device, versions and settings. studies: what a line says after the model -> Runs."""
     rows = []
-    for model in runs.ran():
-        groups = {}  # (epochs, deviations, machine, code) -> seeds
-        for track in results.TRAINED:
-            for seed, folds in runs.folds(model, track).items():
-                for config in (fold.config for fold in folds):
-                    told = (config["settings"]["epochs"], "; ".join(config["deviations"]) or "none")
-                    told += tuple(config["machine"].get(name, "-") for name in MACHINE)
-                    groups.setdefault((*told, config["code"]["models.py"][:8]), set()).add(seed)
-        rows += [[model, evaluate.ranges(sorted(groups[told])), *told] for told in sorted(groups, key=str)]
+    for what, runs in studies.items():
+        for model in reproduce.ROWS:
+            groups = {}  # (epochs, deviations, machine, code) -> seeds
+            for track in results.TRAINED:
+                for seed, folds in runs.folds(model, track).items():
+                    for config in (fold.config for fold in folds):
+                        told = (config["settings"]["epochs"], "; ".join(config["deviations"]) or "none")
+                        told += tuple(config["machine"].get(name, "-") for name in MACHINE)
+                        groups.setdefault((*told, config["code"]["models.py"][:8]), set()).add(seed)
+            rows += [[model + what, evaluate.ranges(sorted(groups[told])), *told] for told in sorted(groups, key=str)]
     return table(["model", "seeds", "epochs", "not as in the paper", *MACHINE, "models.py"], rows)
 
 
@@ -205,7 +209,7 @@ def learning(runs, model):
 
 
 def at_end(runs, model, epoch=None):
-    """{column of QUANTITIES: {seed: WAR}} at the last evaluated epoch, or at an earlier one."""
+    """{column of QUANTITIES: {seed: WAR}} at the last evaluated epoch, or at an earlier one, {} where it is none."""
     told = {}
     for column, (track, name) in QUANTITIES.items():
         curves = runs.curves(model, track)
@@ -221,9 +225,9 @@ def any_fold(runs, model):
 
 
 def difference(ours, usual):
-    """Mean of ours - usual over the seeds that both have, and its standard error, each None where there are too few."""
+    """Mean of ours - usual over the seeds that both have, and its standard error; None where seeds are too few."""
     apart = [ours[seed] - usual[seed] for seed in sorted(ours.keys() & usual.keys())]
-    error = float(np.std(apart, ddof=1) / np.sqrt(len(apart))) if len(apart) > 1 else None
+    error = float(np.std(apart, ddof=1) / np.sqrt(len(apart))) if len(apart) >= FEWEST_SEEDS else None
     return float(np.mean(apart)) if apart else None, error
 
 
@@ -240,10 +244,8 @@ def settings_apart(runs, other, model, flags):
     """Names of the settings, other than those of `flags`, in which two studies of a model differ."""
     settings = [any_fold(one, model).config["settings"] for one in (runs, other)]
     config = train.parse_command_line(["--model", model, *flags])
-    wanted = dict(settings[0]) | train.settings_of(config, model)
-    set_by_flags = {flag[2:].replace("-", "_") for flag in flags if flag.startswith("--")}
-    for name in set(train.ALWAYS) - set_by_flags:  # what the rows were given too, such as fewer epochs
-        wanted[name] = settings[0][name]
+    names = {flag[2:].replace("-", "_") for flag in flags if flag.startswith("--")}
+    wanted = settings[0] | {name: told for name, told in train.settings_of(config, model).items() if name in names}
     return [
         name
         for name in {**wanted, **settings[1]}
@@ -252,60 +254,62 @@ def settings_apart(runs, other, model, flags):
 
 
 def is_better(by_model, models):
-    """Does a setting beat the default on held-out speakers for all models that have it? None: too few runs to say.
+    """Does a setting beat the default on held-out speakers for all `models`? None: too few runs to say.
 
     by_model: model -> mean and standard error of the difference.
     """
-    if any(by_model.get(model, (None, None))[1] is None for model in models):
+    if not all(by_model.get(model, (None, None))[1] for model in models):  # no seeds, too few, or all of them alike
         return None
     return all(by_model[model][0] > STANDARD_ERRORS * by_model[model][1] for model in models)
 
 
+def line_of(name, model, columns):
+    """A line of the table from (seeds, cell) of each column; seeds once where all columns have the same."""
+    seeds, cells = zip(*columns)
+    same = set(seeds) - {"-"} or {"-"}
+    return [name, model, same.pop() if len(same) == 1 else " / ".join(seeds), *cells]
+
+
+def studies(runs):
+    """(setting, its Runs, the flags that set it, the models that have it, or an epoch of the rows themselves)."""
+    for setting, flags, models in reproduce.SENSITIVITY:
+        yield setting, Runs(runs.folder / reproduce.folder_of(setting), runs.db), flags, models, None
+    for epoch in (100, 300):
+        longer = [model for model in reproduce.BOTH if any(at_end(runs, model, epoch).values())]
+        yield f"epochs {epoch}", runs, (), longer, epoch
+
+
 def sensitivity(runs):
     """Table with a line for each setting and model, and the verdict: held-out speakers decide, tested are shown."""
-    studied = [
-        (setting, Runs(runs.folder / reproduce.folder_of(setting), runs.db), flags, models, None)
-        for setting, flags, models in reproduce.SENSITIVITY
-    ]
-    studied += [(f"epochs {epoch}", runs, (), reproduce.BOTH, epoch) for epoch in (100, 300)]
     usual = {model: at_end(runs, model) for model in reproduce.BOTH if any_fold(runs, model)}
-    rows, better, undecided = [], [], []
-    for setting, other, flags, models, epoch in studied:
-        by_model = {}
+    rows, verdicts = [], {True: [], False: [], None: []}
+    for setting, other, flags, models, epoch in studies(runs):
+        name, by_model = setting + (" (transductive)" if "speaker" in flags else ""), {}
         for model in models:
             if model not in usual or not any_fold(other, model):
                 continue
             if apart := settings_apart(runs, other, model, flags):
-                rows.append([setting, model, f"differs in {', '.join(apart)} too: not compared", *[""] * 3])
+                rows.append([name, model, f"differs in {', '.join(apart)} too: not compared", *[""] * 3])
                 continue
             ours = at_end(other, model, epoch)
-            if not any(ours.values()):
-                continue
-            seeds, told = zip(*(beside(ours[column], usual[model][column]) for column in QUANTITIES))
-            same = set(seeds) - {"-"} or {"-"}
-            mark = " (transductive)" if "speaker" in flags else ""
-            rows.append([setting + mark, model, same.pop() if len(same) == 1 else " / ".join(seeds), *told])
+            rows.append(line_of(name, model, [beside(ours[column], usual[model][column]) for column in QUANTITIES]))
             by_model[model] = difference(ours[DECIDES], usual[model][DECIDES])
         if by_model:
-            verdict = is_better(by_model, models)
-            undecided += [setting] if verdict is None else []
-            better += [setting] if verdict else []
+            verdicts[is_better(by_model, models)].append(name)
     if not rows:
         return ""
     defaults = [
-        [
-            "default",
-            model,
-            evaluate.ranges(sorted(set().union(*told.values()))),
-            *(spread(one.values()) for one in told.values()),
-        ]
+        line_of(
+            "default", model, [(evaluate.ranges(sorted(one)) or "-", spread(one.values())) for one in told.values()]
+        )
         for model, told in usual.items()
     ]
     verdict = f"Better than the default on held-out speakers by more than {STANDARD_ERRORS} standard errors, for every"
-    verdict += f" model that has the setting: {', '.join(better) or 'none'}."
-    if undecided:
-        verdict += f" Too few runs to say: {', '.join(undecided)}."
-    return f"{table(['setting', 'model', 'seeds', *QUANTITIES], defaults + rows)}\n\n{verdict}"
+    verdict += f" model that has the setting: {', '.join(verdicts[True]) or 'none'}."
+    if verdicts[None]:
+        verdict += f" Too few runs to say: {', '.join(verdicts[None])}."
+    made = how_it_was_made({f": {setting}": other for setting, other, *_, epoch in studies(runs) if not epoch})
+    return "\n\n".join([table(["setting", "model", "seeds", *QUANTITIES], defaults + rows), verdict, made])
 
 
 # ------------------------------------------------------------------------------------------- the report
@@ -333,7 +337,7 @@ def sections(runs):
     yield "## Every published cell" + (f", leaving one {runs.protocol} out" if "--protocol" in how else "")
     yield cells(runs)
     yield "## How it was made"
-    yield how_it_was_made(runs)
+    yield how_it_was_made({"": runs})
     yield "## Tables"
     for more in ((), ("--track", "all")):
         yield printed("--db", db, "--table", "ablation", *how, *more)

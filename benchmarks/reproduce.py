@@ -8,7 +8,7 @@
 Parts, in this order: `rows` trains the eight models (five seeds, both tracks); `sensitivity` trains TFT and ATFNN
 with one setting changed at a time; `results` writes benchmarks/results/<db>/ (predictions, from which the tables
 can be made again without training) and <db>.md (benchmarks/report.py). What follows `--` goes to every train.py;
-a setting that it sets already is not studied.
+a study's own setting wins over it, and is passed over where the rows have it anyway.
 Interrupted, the same command goes on: finished folds are skipped. A shortened study (`--tft-epochs 15`) says so in
 every table. Relative folders are below the one that it is called in.
 """
@@ -39,7 +39,7 @@ ROWS = {  # model -> tables in which it has a row, in the order in which they ar
 }
 BOTH = ("tft", "atfnn")
 FAMILIES = [[model for model in ROWS if RECIPES[model] is RECIPES[full]] for full in BOTH]  # with their ablations
-SENSITIVITY = [  # name, options of train.py, models; epochs 100 and 300 are read off the runs of 1000
+SENSITIVITY = [  # name, options of train.py, models; epochs 100 and 300 are read off longer rows
     *((f"normalization {one}", ("--normalization", one), BOTH) for one in ("none", "segment", "utterance", "speaker")),
     ("overlap 0.5", ("--overlap", "0.5"), BOTH),
     ("pre-emphasis none", ("--pre-emphasis", "none"), ("tft",)),
@@ -92,12 +92,18 @@ def trainings(db, options):
                     yield f"{tables}, leaving one {protocol} out", training(model, protocol, runs)
     if "sensitivity" in options.part:
         for setting, flags, models in SENSITIVITY:
-            for model in models:
-                if model not in options.model or setting not in (options.setting or [setting]):
-                    continue
-                changed = training(model, "speaker", runs / folder_of(setting), *flags)
-                if settings(changed, model) != settings(training(model, "speaker", runs), model):
-                    yield f"{model}: {setting}", changed
+            if setting not in (options.setting or [setting]):
+                continue
+            changed = {model: training(model, "speaker", runs / folder_of(setting), *flags) for model in models}
+            studied = [
+                model for model in models
+                if model in options.model
+                and settings(changed[model], model) != settings(training(model, "speaker", runs), model)
+            ]  # fmt: skip
+            if options.setting and not studied:
+                raise protocols.UsageError(f"--setting {setting}: the rows have it already; give them another after --")
+            for model in studied:
+                yield f"{model}: {setting}", changed[model]
 
 
 def exports(db, options):
@@ -173,6 +179,8 @@ def parse_command_line(arguments=None):
 def main(arguments=None):
     options = parse_command_line(arguments)
     chosen = [options.db] if options.db else DATABASES
+    for db in chosen:
+        list(trainings(db, options))  # a mistake is told before anything is trained
     if "results" in options.part and not options.print:
         for db in chosen:
             check_results(db, options)
@@ -183,7 +191,7 @@ def main(arguments=None):
             command[0] = os.path.relpath(PROJECT / command[0])
             print(f"python {shlex.join(command)}  # {purpose}", flush=True)
             if not options.print:
-                done = subprocess.run([sys.executable, *command])  # killed with this one
+                done = subprocess.run([sys.executable, *command])
                 if done.returncode:  # it has said why
                     sys.exit(done.returncode)
     if not planned:
@@ -191,6 +199,6 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that a training ends too
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, which ends the training too
     with results.plain_errors("reproduce.py"):
         main()

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -641,8 +642,9 @@ def test_a_damaged_entry_is_made_again(root, cache, kind):
 
 
 BUILDER = """
-import json, os, sys, time
+import json, os, signal, sys, time
 from pathlib import Path
+import features
 from features import FRONT_ENDS, load
 
 root, names, cache, task, mine, other = json.loads(sys.argv[1])
@@ -654,6 +656,8 @@ def wait():
         assert time.monotonic() < end, "the other process did not come"
 
 def report(done, total):
+    if task == "die in a pool":
+        os.kill(os.getpid(), signal.SIGKILL)
     if task == "die":
         os._exit(9)                                             # nothing is cleaned up, as under SIGKILL
     Path(mine).touch()
@@ -661,7 +665,9 @@ def report(done, total):
 
 if task == "second":
     wait()                                                      # until the first is at work
-result = load(root, names, FRONT_ENDS["tft"], cache, report=report)
+if task == "die in a pool":
+    features.POOL_BYTES, features.CHUNK_FILES = 0, 1
+result = load(root, names, FRONT_ENDS["tft"], cache, workers=2, report=report)
 print(json.dumps([result.digest, result.counts.tolist(), result.cached]))
 """
 
@@ -689,6 +695,12 @@ def test_what_a_killed_builder_left_is_removed_by_the_next(root, cache):
     assert len(list(cache.glob(".*.tmp"))) == 1
     check(features.load(root, NAMES, TFT, cache), root, cache, cached=False)
     assert len(list(cache.iterdir())) == 1
+
+
+def test_the_workers_of_a_killed_builder_end(root, cache):
+    builder = start_builder(root, cache, "die in a pool")
+    builder.communicate(timeout=60)  # the pipe is closed when its workers have ended too
+    assert builder.returncode == -signal.SIGKILL
 
 
 def test_recordings_are_read_by_several_processes_as_by_one(root, cache, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """The linear reference of benchmarks/linear.py: what it counts, and that a tested speaker teaches it nothing."""
 
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,19 +33,73 @@ def test_an_utterance_is_described_by_the_frames_of_its_recording_alone():
     np.testing.assert_array_equal(linear.describe(heard, FRONT_END)[0], first)
 
 
-def test_ridge_is_least_squares_with_a_row_for_each_weight():
-    random = np.random.default_rng(1)
-    x, labels = random.standard_normal((40, 5)), random.integers(0, 3, 40)
-    rows = np.vstack([np.column_stack([x, np.ones(40)]), np.sqrt(2.5) * np.eye(6)])
-    wanted = np.linalg.lstsq(rows, np.vstack([np.eye(3)[labels], np.zeros((6, 3))]), rcond=None)[0]
-    np.testing.assert_allclose(linear.ridge(x, labels, 3, penalty=2.5), wanted, atol=1e-10)
+def test_a_recording_of_one_frame_has_numbers():
+    heard = SimpleNamespace(
+        segments=np.zeros((1, FRONT_END.bands, FRONT_END.frames), np.float32), counts=np.array([1]), seconds=[0.02]
+    )
+    assert np.isfinite(linear.describe(heard, FRONT_END)).all()
+
+
+def reference(x, labels, groups, penalty=30):
+    """WAR of each group and pooled, then UAR, by least squares with a row for each penalised weight."""
+    said, classes = np.empty(len(x), int), labels.max() + 1
+    for name in set(groups):
+        own = groups == name
+        z = (x - x[~own].mean(0)) / x[~own].std(0)
+        rows = np.column_stack([z, np.ones(len(z))])
+        extra = np.sqrt(penalty) * np.eye(x.shape[1], x.shape[1] + 1)
+        wanted = np.vstack([np.eye(classes)[labels[~own]], np.zeros((len(extra), classes))])
+        weights = np.linalg.lstsq(np.vstack([rows[~own], extra]), wanted, rcond=None)[0]
+        said[own] = (rows[own] @ weights).argmax(1)
+    hit = said == labels
+    by_group = [hit[groups == name].mean() for name in sorted(set(groups))]
+    return [100 * one for one in (*by_group, hit.mean(), np.mean([hit[labels == k].mean() for k in set(labels)]))]
+
+
+@pytest.fixture
+def corpus(tmp_path, monkeypatch):
+    """A synthetic corpus of a layout, its root."""
+    monkeypatch.setenv("SER_CACHE", str(tmp_path / "cache"))
+
+    def write(layout):
+        synthetic.write_corpus(layout, tmp_path / layout)
+        return tmp_path / layout
+
+    return write
+
+
+@pytest.mark.parametrize("protocol", protocols.PROTOCOLS)
+def test_the_printed_figures_are_those_of_the_slow_way(corpus, capsys, protocol):
+    root = corpus("iemocap")  # classes of unequal size, sessions
+    linear.main(["--db", "iemocap", "--root", str(root), "--partial", "--protocol", protocol])
+    told = capsys.readouterr().out
+    database = protocols.open_database("iemocap", root, partial=True)
+    x = linear.describe(features.load(root, database.paths, FRONT_END), FRONT_END)
+    own = np.empty_like(x)
+    for speaker in set(database.speakers):
+        rows = database.speakers == speaker
+        own[rows] = (x[rows] - x[rows].mean(0)) / x[rows].std(0)
+    groups = database.speakers if protocol == "speaker" else database.sessions
+    columns = [reference(numbers, database.labels, groups) for numbers in (x, own)]
+    lines = [line.split() for line in told.splitlines()]
+    printed = [line[-2:] for line in lines if line and line[0] in {*groups, "all,"}]
+    np.testing.assert_allclose(np.array(printed, float).T, columns, atol=0.006)
+    assert [line[0] for line in lines if line and line[0] in set(groups)] == sorted(set(groups))
+    assert columns[0][-1] != pytest.approx(columns[0][-2]) and "partial database" in told
+
+
+def test_a_single_utterance_has_no_statistics_of_its_own():
+    database = SimpleNamespace(speakers=np.array(["a", "a", "b"]))
+    assert linear.by_speaker(database, np.ones((3, 2))) is None
 
 
 def test_a_tested_speaker_teaches_nothing():
     random = np.random.default_rng(2)
     speakers, labels = np.repeat(["a", "b", "c"], 30), np.tile([0, 1, 2], 30)
     x = random.standard_normal((90, 4)) + 2 * np.eye(4)[labels]
-    folds = [SimpleNamespace(test=np.flatnonzero(speakers == name)) for name in "abc"]
+    folds = [
+        SimpleNamespace(train=np.flatnonzero(speakers != name), test=np.flatnonzero(speakers == name)) for name in "abc"
+    ]
     usual = linear.confusions(SimpleNamespace(labels=labels, classes="xyz"), x, folds)
     assert [matrix.sum() for matrix in usual] == [30] * 3 and protocols.war(sum(usual)) > 0.8
     changed = labels.copy()
@@ -54,18 +109,12 @@ def test_a_tested_speaker_teaches_nothing():
     assert (other[1] != usual[1]).any()  # of which the others learn
 
 
-def test_the_command_prints_the_folds_and_their_pooled_figures(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("SER_CACHE", str(tmp_path / "cache"))
-    synthetic.write_corpus("casia", tmp_path / "casia")
-    linear.main(["--db", "casia", "--root", str(tmp_path / "casia"), "--partial"])
-    told = capsys.readouterr().out
-    database = protocols.open_database("casia", tmp_path / "casia", partial=True)
-    sizes = [len(fold.test) for fold in protocols.make_folds(database)]
-    for name in ("training fold", "speaker (transductive)"):
-        (line,) = (line for line in told.splitlines() if line.startswith(name))
-        war, _, *wars = map(float, line.removeprefix(name).split())
-        assert war == pytest.approx(np.average(wars, weights=sizes), abs=0.01)
-    assert "partial database" in told
+def test_the_same_recording_under_two_speakers_is_refused(corpus):
+    root = corpus("casia")
+    here, there = (sorted((root / name).rglob("*.wav"))[0] for name in ("wangzhe", "liuchanhg"))
+    shutil.copy(here, there)
+    with pytest.raises(protocols.DatabaseError, match="same recording"):
+        linear.main(["--db", "casia", "--root", str(root), "--partial"])
 
 
 def test_a_missing_folder_is_told(tmp_path):

@@ -1,10 +1,12 @@
 """The commands of benchmarks/reproduce.py are ones that train.py takes, and the published report is what they give."""
 
+import contextlib
 import csv
 import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -62,11 +64,33 @@ def test_what_follows_the_dashes_goes_to_every_training(capsys):
 
 
 def test_a_setting_of_the_study_wins_over_what_every_training_is_given(capsys):
-    told = printed(capsys, "--db", "casia", "--part", "sensitivity", "--track", "validation", "--model", "tft",
-                   "--setting", "precision bfloat16", "precision float32", "--", "--precision", "bfloat16")  # fmt: skip
-    ((command, purpose),) = told
+    arguments = ["--db", "casia", "--part", "sensitivity", "--track", "validation", "--model", "tft"]
+    told = printed(capsys, *arguments, "--", "--precision", "bfloat16")
+    ((command, purpose),) = [one for one in told if "precision " in one[1]]  # rows have the other
     config = train.parse_command_line(command[1:])
     assert (config.precision, config.track, purpose) == ("float32", "validation", "tft: precision float32")
+
+
+def test_a_named_setting_that_the_rows_have_is_told(capsys):
+    with pytest.raises(protocols.UsageError, match="--setting precision float32: the rows have it already"):
+        reproduce.main(["--db", "casia", "--root", "nowhere", "--setting", "gate none", "precision float32"])
+    assert not capsys.readouterr().out
+
+
+def test_a_killed_study_ends_its_training(tmp_path):
+    synthetic.write_corpus("casia", tmp_path / "casia")
+    command = [sys.executable, str(PROJECT / "benchmarks/reproduce.py"), "--db", "casia", "--root", "casia"]
+    command += ["--part", "rows", "--model", "tft", "--", "--partial"]
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    study = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, **pipes)
+    try:
+        assert any("folds to train" in line for line in iter(study.stdout.readline, ""))
+        study.terminate()
+        _, error = study.communicate(timeout=60)  # the pipes are closed when the training has ended too
+        assert study.returncode == results.EXIT_INTERRUPTED and error.count("\n") == 1 and "interrupted" in error
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(study.pid, signal.SIGKILL)
 
 
 def test_every_gpu_figure_has_a_command_that_train_takes(tmp_path):
@@ -144,7 +168,8 @@ class Study:
 
     def folds(self, model, track="last"):
         settings, _ = self.told.get(model, ({}, {}))
-        return {seed: [SimpleNamespace(config=dict(settings=settings))] for seed in self.curves(model, track)}
+        config = dict(settings=settings, deviations=[], machine={}, code={"models.py": "c" * 16})
+        return {seed: [SimpleNamespace(config=config)] for seed in self.curves(model, track)}
 
     def curves(self, model, track):
         at = ("validation", "last").index(track)
@@ -172,7 +197,7 @@ def settings(model, *flags):
 def lines_of_sensitivity(monkeypatch, rows, studies):
     """{(setting, model): cells}, and the verdict."""
     monkeypatch.setattr(report, "Runs", lambda folder, db: Study(studies.get(folder.name, {}), folder))
-    text, _, verdict = report.sensitivity(Study(rows)).partition("\n\n")
+    text, verdict, _ = [*report.sensitivity(Study(rows)).split("\n\n"), "", ""][:3]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[2:]]
     return {(setting, model): others for setting, model, *others in cells}, verdict
 
@@ -181,19 +206,22 @@ def test_held_out_speakers_decide_what_a_setting_is_worth(monkeypatch):
     short = ("--epochs", "9")
     rows = {
         "tft": (settings("tft", *short), {0: {9: (50, 30)}, 1: {9: (52, 32)}, 2: {9: (54, 34)}}),
-        "atfnn": (settings("atfnn", *short), {0: {9: (40, 30)}, 1: {9: (42, 31)}}),
+        "atfnn": (settings("atfnn", *short), {0: {9: (40, 30)}, 1: {9: (42, 31)}, 2: {9: (44, 32)}}),
     }
     dropout, overlap = ("--dropout", "0.1"), ("--overlap", "0.5")
     studies = {
         "dropout-0.1": {
             "tft": (settings("tft", *short, *dropout), {0: {9: (55, 29)}, 1: {9: (57, 31)}, 2: {9: (61, 33)}}),
-            "atfnn": (settings("atfnn", *short, *dropout), {0: {9: (50, 30)}, 1: {9: (53, 31)}}),
+            "atfnn": (settings("atfnn", *short, *dropout), {0: {9: (50, 30)}, 1: {9: (53, 31)}, 2: {9: (56, 33)}}),
         },
         "double-softmax": {  # far better on the tested speakers, which decide nothing
             "tft": (settings("tft", *short, "--double-softmax"), {0: {9: (51, 90)}, 1: {9: (51, 91)}, 2: {9: (54, 94)}})
         },
         "bn-momentum-0.01": {
-            "tft": (settings("tft", *short, "--bn-momentum", "0.01"), {0: {9: (60, 30)}, 1: {9: (63, 32)}})
+            "tft": (
+                settings("tft", *short, "--bn-momentum", "0.01"),
+                {0: {9: (60, 3)}, 1: {9: (63, 3)}, 2: {9: (66, 3)}},
+            )  # fmt: skip
         },
         "overlap-0.5": {  # no seed in common
             "tft": (settings("tft", *short, *overlap), {7: {9: (90, 90)}}),
@@ -208,29 +236,70 @@ def test_held_out_speakers_decide_what_a_setting_is_worth(monkeypatch):
     }
     cells, verdict = lines_of_sensitivity(monkeypatch, rows, studies)
     assert cells["default", "tft"] == ["0-2", "52.00±2.00", "20.00±0.00", "32.00±2.00"]
-    assert cells["default", "atfnn"] == ["0-1", "41.00±1.41", "20.00±0.00", "30.50±0.71"]
+    assert cells["default", "atfnn"] == ["0-2", "42.00±2.00", "20.00±0.00", "31.00±1.00"]
     assert cells["dropout 0.1", "tft"] == [
         "0-2", "57.67±3.06 (+5.67 ± 0.67)", "20.00±0.00 (+0.00 ± 0.00)", "31.00±2.00 (-1.00 ± 0.00)"
     ]  # fmt: skip
-    assert cells["dropout 0.1", "atfnn"][1] == "51.50±2.12 (+10.50 ± 0.50)"
+    assert cells["dropout 0.1", "atfnn"][1] == "53.00±3.00 (+11.00 ± 0.58)"
     assert cells["double softmax", "tft"][1::2] == ["52.00±1.73 (+0.00 ± 0.58)", "91.67±2.08 (+59.67 ± 0.33)"]
     assert cells["overlap 0.5", "tft"] == ["-"] * 4
-    assert cells["overlap 0.5", "atfnn"] == ["0-1", "-", "-", "34.50±2.12 (+4.00 ± 1.00)"]
+    assert cells["overlap 0.5", "atfnn"] == ["0-1", "-", "-", "34.50±2.12 (+4.00)"]  # two seeds: no error
     assert cells["normalization none", "tft"][0::3] == ["0,2", "-"]
-    assert cells["normalization none", "tft"][1:3] == ["43.00±4.24 (-9.00 ± 1.00)", "20.00±0.00 (+0.00 ± 0.00)"]
+    assert cells["normalization none", "tft"][1:3] == ["43.00±4.24 (-9.00)", "20.00±0.00 (+0.00)"]
     assert cells["normalization speaker (transductive)", "tft"][1::2] == ["99.00 (+49.00)", "99.00 (+69.00)"]
     assert cells["gate none", "atfnn"][0] == "differs in epochs too: not compared"
     assert cells["gate softmax", "atfnn"][0] == "differs in gate too: not compared"
     first, _, undecided = verdict.partition(" Too few runs to say: ")
     assert first.endswith(": dropout 0.1, bn-momentum 0.01.")
-    assert undecided == "normalization none, normalization speaker, overlap 0.5."  # ATFNN or held-out speakers lack
+    assert undecided == "normalization none, normalization speaker (transductive), overlap 0.5."
+
+
+def test_studies_that_differ_in_more_are_not_compared(monkeypatch):
+    short, whole = ("--epochs", "9"), {seed: {9: (50 + seed, 30)} for seed in range(4)}
+    rows = {"tft": (settings("tft", *short), {0: {9: (50, 30)}, 1: {9: (None, 32)}, 2: {9: (54, 34)}})}
+    studies = {
+        "dropout-0.1": {  # seeds of which the rows lack some, and some tracks
+            "tft": (
+                settings("tft", *short, "--dropout", "0.1"),
+                {0: {9: (55, 29)}, 1: {9: (0, 31)}, 2: {9: (61, None)}, 7: {9: (0, 0)}},
+            )
+        },
+        "overlap-0.5": {"tft": (settings("tft", *short, "--overlap", "0.5") | dict(recordings="other"), whole)},
+        "log-floor-1e-3": {"tft": (settings("tft", *short, "--log-floor", "1e-3", "--precision", "bfloat16"), whole)},
+        "double-softmax": {"tft": (settings("tft", *short, "--double-softmax", "--dropout", "0.2"), whole)},
+        "log-floor-1e-10": {"tft": (settings("tft", *short, "--log-floor", "1e-10") | dict(eval_every=3), whole)},
+    }  # fmt: skip
+    cells, _ = lines_of_sensitivity(monkeypatch, rows, studies)
+    assert cells["default", "tft"] == ["0,2 / 0,2 / 0-2", "52.00±2.83", "20.00±0.00", "32.00±2.00"]
+    assert cells["dropout 0.1", "tft"][:2] == ["0,2 / 0,2 / 0-1", "58.00±4.24 (+6.00)"]
+    for setting, name in ("overlap 0.5", "recordings"), ("log-floor 1e-3", "precision"), ("double softmax", "dropout"):
+        assert cells[setting, "tft"][0] == f"differs in {name} too: not compared"
+    assert cells["log-floor 1e-10", "tft"][1] == "51.00±1.41 (-1.00)"
+
+
+@pytest.mark.parametrize(
+    "by_model, better",
+    [
+        (dict(tft=(2.1, 1.0), atfnn=(0.3, 0.1)), True),
+        (dict(tft=(1.9, 1.0), atfnn=(0.3, 0.1)), False),
+        (dict(tft=(5.0, 1.0), atfnn=(-5.0, 1.0)), False),
+        (dict(tft=(5.0, 1.0)), None),
+        (dict(tft=(5.0, 1.0), atfnn=(5.0, None)), None),  # too few seeds
+        (dict(tft=(5.0, 0.0), atfnn=(5.0, 1.0)), None),  # all of them alike
+    ],
+)
+def test_better_is_by_two_standard_errors_for_both_models(by_model, better):
+    assert report.is_better(by_model, reproduce.BOTH) is better
 
 
 def test_shorter_trainings_are_read_off_longer_ones(monkeypatch):
     long = {0: {100: (20, 10), 300: (30, 20), 1000: (25, 40)}, 1: {100: (21, 11), 300: (31, 22), 1000: (25, 40)}}
-    cells, _ = lines_of_sensitivity(monkeypatch, {"tft": (settings("tft"), long)}, {})
-    assert cells["epochs 100", "tft"][1::2] == ["20.50±0.71 (-4.50 ± 0.50)", "10.50±0.71 (-29.50 ± 0.50)"]
-    assert cells["epochs 300", "tft"][1::2] == ["30.50±0.71 (+5.50 ± 0.50)", "21.00±1.41 (-19.00 ± 1.00)"]
+    long[2] = {100: (22, 12), 300: (32, 24), 1000: (26, 41)}
+    rows = {"tft": (settings("tft"), long), "atfnn": (settings("atfnn"), {0: {100: (1, 1)}})}
+    cells, verdict = lines_of_sensitivity(monkeypatch, rows, {})
+    assert cells["epochs 100", "tft"][1::2] == ["21.00±1.00 (-4.33 ± 0.33)", "11.00±1.00 (-29.33 ± 0.33)"]
+    assert cells["epochs 300", "tft"][1::2] == ["31.00±1.00 (+5.67 ± 0.33)", "22.00±2.00 (-18.33 ± 0.88)"]
+    assert ("epochs 100", "atfnn") not in cells and verdict.endswith("setting: epochs 300.")
     assert list(lines_of_sensitivity(monkeypatch, {"tft": (settings("tft"), {0: {100: (1, 1)}})}, {})[0]) == []
 
 
