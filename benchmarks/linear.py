@@ -45,7 +45,7 @@ def z_score(x, of):
 
 
 def ridge(x, labels, classes, penalty=PENALTY):
-    """Weights (D + 1, classes) of least squares on the classes' indicators; the last, the constant, is not penalised."""
+    """Weights (D + 1, classes): least squares on the classes' indicators; the last row is the unpenalised constant."""
     x = np.column_stack([x, np.ones(len(x))])
     penalties = np.diag([*[penalty] * (x.shape[1] - 1), 0.0])
     return np.linalg.solve(x.T @ x + penalties, x.T @ np.eye(classes)[labels])
