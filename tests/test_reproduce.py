@@ -369,13 +369,14 @@ def test_published_cells_are_those_counted_by_hand():
         assert f"| {np.mean(wars):.2f}±{np.std(wars, ddof=1):.2f} |" in line
 
 
-def test_the_published_report_is_what_the_published_predictions_give(tmp_path, monkeypatch):
+@pytest.mark.parametrize("folder", ["", "longer"])
+def test_the_published_report_is_what_the_published_predictions_give(folder, tmp_path, monkeypatch):
     shutil.copytree(PROJECT / "benchmarks" / "results", tmp_path / "benchmarks" / "results")
     shutil.copy(PROJECT / "benchmarks" / "published-confusion.csv", tmp_path / "benchmarks")
     monkeypatch.setattr(report, "PROJECT", tmp_path)
-    report.main(["--db", "casia"])
-    again = (tmp_path / "benchmarks/results/casia.md").read_text()
-    assert again == (PROJECT / "benchmarks/results/casia.md").read_text()
+    report.main(["--db", "casia", *(["--results", str(tmp_path / "benchmarks/results" / folder)] if folder else [])])
+    again = (tmp_path / "benchmarks/results" / folder / "casia.md").read_text()
+    assert again == (PROJECT / "benchmarks/results" / folder / "casia.md").read_text()
 
 
 def test_a_study_from_its_recordings_to_its_report(tmp_path, monkeypatch, capfd):
