@@ -23,6 +23,7 @@ import evaluate
 import features
 import protocols
 import results
+import train
 
 PENALTY = 30.0  # on the squared weights of z-scored numbers
 SCALE_FLOOR = 1e-6  # of a number's standard deviation
@@ -55,9 +56,9 @@ def confusions(database, x, folds):
     """Confusion counts (K, K) of each fold, trained on all other utterances."""
     matrices = []
     for fold in folds:
-        train = x[fold.train]
-        weights = ridge(z_score(train, train), database.labels[fold.train], len(database.classes))
-        scores = z_score(x[fold.test], train) @ weights[:-1] + weights[-1]
+        known = x[fold.train]
+        weights = ridge(z_score(known, known), database.labels[fold.train], len(database.classes))
+        scores = z_score(x[fold.test], known) @ weights[:-1] + weights[-1]
         matrices.append(protocols.confusion(database.labels[fold.test], scores))
     return matrices
 
@@ -84,9 +85,7 @@ def main(arguments=None):
     database = protocols.open_database(options.db, options.root, options.partial)
     folds = protocols.make_folds(database, options.protocol)
     front_end = features.FRONT_ENDS["tft"]
-    heard = features.load(database.root, database.paths, front_end)
-    protocols.refuse_shared_recordings(database, heard.recordings)
-    x = describe(heard, front_end)
+    x = describe(train.hear(database, front_end), front_end)
     columns = {"training fold": confusions(database, x, folds)}
     own = by_speaker(database, x)
     if own is not None:
@@ -95,8 +94,7 @@ def main(arguments=None):
     for name, figure in ("all, WAR", protocols.war), ("all, UAR", protocols.uar):
         told.append((name, [figure(sum(matrices)) for matrices in columns.values()]))
     cells = [[name, *(evaluate.percent(100 * value) for value in values)] for name, values in told]
-    notes = [f"WAR of each tested {options.protocol}, then pooled, in per cent; z-scores by the statistics of"]
-    notes[0] += f" the column; ridge penalty {PENALTY:g}"
+    notes = [f"WAR of each {options.protocol}, then pooled, in per cent; z-scores by the column; penalty {PENALTY:g}"]
     notes += ["partial database"] if database.partial else []
     notes += ["a speaker has one utterance: no statistics of the speaker's own"] if own is None else []
     notes.append(f"{results.processor()}, Python {platform.python_version()}, NumPy {np.__version__}")

@@ -79,6 +79,11 @@ def pooled(curves, name, at=-1):
     }
 
 
+def whole_folds(runs, model):
+    """The folds of the seeds that have all of them, of both trained tracks."""
+    return [fold for track in results.TRAINED for folds in runs.folds(model, track).values() for fold in folds]
+
+
 # -------------------------------------------------------------------------------------------- sections
 
 
@@ -140,12 +145,10 @@ def how_it_was_made(studies):
     for what, runs in studies.items():
         for model in reproduce.ROWS:
             groups = {}  # (epochs, deviations, machine, code) -> seeds
-            for track in results.TRAINED:
-                for seed, folds in runs.folds(model, track).items():
-                    for config in (fold.config for fold in folds):
-                        told = (config["settings"]["epochs"], "; ".join(config["deviations"]) or "none")
-                        told += tuple(config["machine"].get(name, "-") for name in MACHINE)
-                        groups.setdefault((*told, config["code"]["models.py"][:8]), set()).add(seed)
+            for config in (fold.config for fold in whole_folds(runs, model)):
+                told = (config["settings"]["epochs"], "; ".join(config["deviations"]) or "none")
+                told += tuple(config["machine"].get(name, "-") for name in MACHINE)
+                groups.setdefault((*told, config["code"]["models.py"][:8]), set()).add(config["settings"]["seed"])
             rows += [[model + what, evaluate.ranges(sorted(groups[told])), *told] for told in sorted(groups, key=str)]
     return table(["model", "seeds", "epochs", "not as in the paper", *MACHINE, "models.py"], rows)
 
@@ -219,11 +222,6 @@ def at_end(runs, model, epoch=None):
     return told
 
 
-def any_fold(runs, model):
-    """A finished fold of a seed with all of them, of any track, or None."""
-    return next((folds[0] for track in results.TRAINED for folds in runs.folds(model, track).values()), None)
-
-
 def difference(ours, usual):
     """Mean of ours - usual over the seeds that both have, and its standard error; None where seeds are too few."""
     apart = [ours[seed] - usual[seed] for seed in sorted(ours.keys() & usual.keys())]
@@ -242,7 +240,7 @@ def beside(ours, usual):
 
 def settings_apart(runs, other, model, flags):
     """Names of the settings, other than those of `flags`, in which two studies of a model differ."""
-    settings = [any_fold(one, model).config["settings"] for one in (runs, other)]
+    settings = [whole_folds(one, model)[0].config["settings"] for one in (runs, other)]
     config = train.parse_command_line(["--model", model, *flags])
     names = {flag[2:].replace("-", "_") for flag in flags if flag.startswith("--")}
     wanted = settings[0] | {name: told for name, told in train.settings_of(config, model).items() if name in names}
@@ -281,12 +279,13 @@ def studies(runs):
 
 def sensitivity(runs):
     """Table with a line for each setting and model, and the verdict: held-out speakers decide, tested are shown."""
-    usual = {model: at_end(runs, model) for model in reproduce.BOTH if any_fold(runs, model)}
+    usual = {model: at_end(runs, model) for model in reproduce.BOTH if whole_folds(runs, model)}
+    studied = list(studies(runs))
     rows, verdicts = [], {True: [], False: [], None: []}
-    for setting, other, flags, models, epoch in studies(runs):
+    for setting, other, flags, models, epoch in studied:
         name, by_model = setting + (" (transductive)" if "speaker" in flags else ""), {}
         for model in models:
-            if model not in usual or not any_fold(other, model):
+            if model not in usual or not whole_folds(other, model):
                 continue
             if apart := settings_apart(runs, other, model, flags):
                 rows.append([name, model, f"differs in {', '.join(apart)} too: not compared", *[""] * 3])
@@ -308,7 +307,7 @@ def sensitivity(runs):
     verdict += f" model that has the setting: {', '.join(verdicts[True]) or 'none'}."
     if verdicts[None]:
         verdict += f" Too few runs to say: {', '.join(verdicts[None])}."
-    made = how_it_was_made({f": {setting}": other for setting, other, *_, epoch in studies(runs) if not epoch})
+    made = how_it_was_made({f": {setting}": other for setting, other, *_, epoch in studied if not epoch})
     return "\n\n".join([table(["setting", "model", "seeds", *QUANTITIES], defaults + rows), verdict, made])
 
 

@@ -129,9 +129,9 @@ def has_finished(runs, db):
     return any(database == db and results.is_done(folder) for database, *_, folder in folds)
 
 
-def check_results(db, options):
+def check_results(db, planned, options):
     """UsageError where predictions of other settings lie where those of a training to come are to be exported."""
-    for _, command in trainings(db, options):
+    for _, command in planned:
         config = train.parse_command_line(command[1:])
         folder = Path(options.results or PROJECT / RESULTS) / Path(config.runs).relative_to(options.runs)
         path = folder / db / f"{config.model}-{config.protocol}.json"
@@ -179,22 +179,21 @@ def parse_command_line(arguments=None):
 def main(arguments=None):
     options = parse_command_line(arguments)
     chosen = [options.db] if options.db else DATABASES
-    for db in chosen:
-        list(trainings(db, options))  # a mistake is told before anything is trained
+    planned = {db: list(trainings(db, options)) for db in chosen}  # a mistake is told before anything is trained
     if "results" in options.part and not options.print:
         for db in chosen:
-            check_results(db, options)
-    planned = False
+            check_results(db, planned[db], options)
+    found = False
     for db in chosen:
-        for purpose, command in chain(trainings(db, options), exports(db, options)):
-            planned = True
+        for purpose, command in chain(planned[db], exports(db, options)):
+            found = True
             command[0] = os.path.relpath(PROJECT / command[0])
             print(f"python {shlex.join(command)}  # {purpose}", flush=True)
             if not options.print:
                 done = subprocess.run([sys.executable, *command])
                 if done.returncode:  # it has said why
                     sys.exit(done.returncode)
-    if not planned:
+    if not found:
         raise protocols.UsageError(f"{options.runs}: has no finished fold of any database; train some, or set --runs")
 
 
