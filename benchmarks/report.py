@@ -11,7 +11,7 @@ import csv
 import io
 import shlex
 import sys
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 
 import numpy as np
@@ -195,13 +195,17 @@ def by_fold(runs):
 
 
 def learning(runs, model):
-    """Loss and WAR over the epochs, mean over seeds; also of trainings without the held-out speakers."""
+    """Loss and WAR over the epochs, mean over seeds; also of trainings without the held-out speakers.
+
+    The loss is that of the trainings of all others where there are any.
+    """
     last, held = runs.curves(model, "last"), runs.curves(model, "validation")
-    epochs = next(iter(last.values()))[0].epochs
+    trained = list(chain(*(last or held).values()))
+    epochs = trained[0].epochs
     shown = np.unique(np.linspace(0, len(epochs) - 1, min(EPOCHS_SHOWN, len(epochs))).round().astype(int))
     rows = []
     for at in shown:
-        loss = np.mean([curve.loss[epochs[at] - 1] for folds in last.values() for curve in folds])
+        loss = np.mean([curve.loss[epochs[at] - 1] for curve in trained])
         both = [spread(pooled(held, name, at).values()) for name in ("held", "test")]
         rows.append([epochs[at], f"{loss:.3f}", spread(pooled(last, "test", at).values()), *both])
     header = [f"{model}: epoch", "training loss", "test WAR"]
@@ -353,12 +357,12 @@ def sections(runs):
             "prints them (TFT Fig. 2)."
         )
         yield from (confusion_rates(runs, model) for model in both)
-    if not models:
-        return
-    yield f"## By {runs.protocol}"
-    yield by_fold(runs)
-    yield "## Learning curves"
-    yield from (learning(runs, model) for model in models)
+    if models:
+        yield f"## By {runs.protocol}"
+        yield by_fold(runs)
+    if trained := [model for model in reproduce.ROWS if whole_folds(runs, model)]:
+        yield "## Learning curves"
+        yield from (learning(runs, model) for model in trained)
 
 
 def report(folder, db, options):

@@ -160,7 +160,8 @@ def test_each_setting_is_what_it_is_called():
 class Study:
     """Stands in for report.Runs: {model: (settings, {seed: {epoch: (held-out WAR, test WAR)}})}, one fold a seed.
 
-    None: its track was not trained. Trained without the held-out speakers the tested one's WAR is always 20.
+    None: its track was not trained. Trained without the held-out speakers the tested one's WAR is always 20. The
+    loss of an epoch is its number, one more on the track `last`.
     """
 
     def __init__(self, told, folder=Path("x")):
@@ -177,6 +178,7 @@ class Study:
             seed: [
                 SimpleNamespace(
                     epochs=np.array(list(epochs)), held=[hits(held) for held, _ in epochs.values()],
+                    loss=np.arange(1.0, max(epochs) + 1) + at,
                     test=[hits(test if track == "last" else 20) for _, test in epochs.values()],
                 )
             ]
@@ -308,6 +310,19 @@ def test_the_papers_own_precision_is_a_setting_of_rows_made_in_another(monkeypat
     studies = {"precision-float32": {"tft": (settings("tft", "--epochs", "9"), {0: {9: (None, 31)}})}}
     cells, _ = lines_of_sensitivity(monkeypatch, rows, studies)
     assert cells["precision float32", "tft"] == ["0", "-", "-", "31.00 (+1.00)"]
+
+
+@pytest.mark.parametrize(
+    "told, expected",
+    [
+        ({0: {2: (30, None), 4: (40, None)}, 2: {2: (32, None), 4: (50, None)}},
+         ["| 2 | 2.000 | - | 31.00±1.41 | 20.00±0.00 |", "| 4 | 4.000 | - | 45.00±7.07 | 20.00±0.00 |"]),
+        ({0: {2: (None, 30), 4: (None, 40)}}, ["| 2 | 3.000 | 30.00 | - | - |", "| 4 | 5.000 | 40.00 | - | - |"]),
+        ({0: {2: (31, 30)}}, ["| 2 | 3.000 | 30.00 | 31.00 | 20.00 |"]),
+    ],
+)  # fmt: skip
+def test_learning_curves_are_those_of_the_tracks_that_were_trained(told, expected):
+    assert report.learning(Study({"atfnn": (settings("atfnn"), told)}), "atfnn").splitlines()[2:] == expected
 
 
 @pytest.fixture
