@@ -895,7 +895,8 @@ def run_audit(options):
         print(line)
     print(*audit.fractions(read_published(), protocols.DATABASES), sep="\n")
     faults = sum(is_fault for _, is_fault in found)
-    print(f"{faults} faults in {options.runs}" if faults else f"no faults in {options.runs}")
+    told = "1 fault" if faults == 1 else f"{faults or 'no'} faults"
+    print(f"{told} in {options.runs}")
     if faults:
         sys.exit(1)
 
