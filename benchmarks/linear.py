@@ -6,8 +6,8 @@
 Three numbers for each band describe an utterance: mean and standard deviation of its log-Mel energies, and the
 standard deviation of their differences from frame to frame. Ridge regression on the classes' indicators, with a
 penalty that is fixed and tuned on nothing. Prints the WAR of each fold, and WAR and UAR pooled over all, with the
-numbers z-scored by the training fold, and by each speaker's own statistics. The latter needs all recordings of whom it
-tests (transductive); the gap between the two is what a speaker's level and spread cost. It has no seed.
+numbers z-scored by the training fold, and by each speaker's own statistics. The latter needs all recordings of the
+speaker that it tests (transductive). It has no seed.
 """
 
 import platform

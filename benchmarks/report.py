@@ -29,7 +29,7 @@ import train
 DECIDES = "held-out WAR"  # what a setting is chosen by
 QUANTITIES = {DECIDES: ("validation", "held"), "test WAR, trained without them": ("validation", "test"),
               "test WAR": ("last", "test")}  # fmt: skip
-EPOCHS_SHOWN = 12  # rows of a table of learning curves, at most
+EPOCHS_SHOWN = 20  # rows of a table of learning curves, at most
 FEWEST_SEEDS = 3  # whose differences have a standard error
 STANDARD_ERRORS = 2  # by which a setting must beat the default on held-out speakers, for all models that have it
 MACHINE = ("device", "threads", "engine", "together", "python", "torch", "numpy")
@@ -324,7 +324,7 @@ def title_page(db, folder, options):
     sizes = set(protocols.DATABASES[db].classes.values())
     yield (
         f"Made by `python benchmarks/report.py --db {db}{more}` from the predictions in\n"
-        f"`{folder.as_posix()}/{db}`, which `python benchmarks/reproduce.py --db {db}{more}` makes.\n"
+        f"`{folder.as_posix()}/{db}`, which `python evaluate.py --export` wrote.\n"
         "WAR and UAR in per cent, pooled over the folds; with several seeds mean ± standard deviation."
         + (" As its classes are\nof equal size, both are the same number." if len(sizes) == 1 else "")
     )  # fmt: skip
@@ -378,8 +378,7 @@ def report(folder, db, options):
         "track, by which alone choices are made; test WAR that of the tested speakers; all after the last epoch. In\n"
         "brackets the mean difference from the default over the seeds that both have, ± its standard error."
     )
-    command = f"python benchmarks/reproduce.py --part sensitivity results --db {db}"
-    yield sensitivity(Runs(folder, db)) or f"Not run yet: `{command}`."
+    yield sensitivity(Runs(folder, db)) or "Not run here (`python benchmarks/reproduce.py --part sensitivity`)."
 
 
 def main(arguments=None):
