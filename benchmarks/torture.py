@@ -194,8 +194,8 @@ def damage(path, draw):
 
 FLAGS = """--fold --epochs --batch-size --lr --seed --track --eval-every --save-every --normalization --db --root --runs
 --device --protocol --model --overlap --log-floor --dropout --bn-momentum --aggregation --gate --nonsense""".split()
-VALUES = ["0", "-1", "1", "2", "99", "1e400", "nan", "", " ", "S1", "all", "0-1", "3-1", "1-", "../x", "/dev/null", "ü"]
-VALUES += ["-", "tft", "x" * 300]
+VALUES = ["0", "-1", "1", "2", "99", "1e400", "nan", "", " ", "S1", "all", "0-1", "3-1", "1-", "../x", "/dev/null"]
+VALUES += ["ü", "-", "tft", "x" * 300]
 
 
 def stop_after_an_epoch(arguments):

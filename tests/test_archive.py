@@ -247,16 +247,19 @@ def made_up(model, seeds=5, epochs=1000, every=10):
                 own = [row for row in index if row["speaker"] == who]
                 held = dict(held_out=[names[(number + seed % 3) % 4]]) if track == "validation" else {}
                 settings = dict(
-                    model=model, protocol="speaker", seed=seed, fold=number, fold_name=who, epochs=epochs, batch_size=64,
-                    lr=0.001, normalization="fold", precision="float32", front_end=asdict(features.FRONT_ENDS["tft"]),
+                    model=model, protocol="speaker", seed=seed, fold=number, fold_name=who, epochs=epochs,
+                    batch_size=64, lr=0.001, normalization="fold", precision="float32",
+                    front_end=asdict(features.FRONT_ENDS["tft"]),
                     recordings="5" * 16, utterances="6" * 16, eval_every=every, track=track, **held,
                 )  # fmt: skip
                 config = dict(
                     settings=settings, deviations=[], folds_total=4,
-                    database=dict(name="casia", language="Mandarin", classes=classes, counts=dict.fromkeys(classes, 200),
-                                  speakers=names, utterances=1200, seconds=2287.0, segments=3000, partial=False),
+                    database=dict(name="casia", language="Mandarin", classes=classes,
+                                  counts=dict.fromkeys(classes, 200), speakers=names,
+                                  utterances=1200, seconds=2287.0, segments=3000, partial=False),
                     train_speakers=[name for name in names if name != who and name not in held.get("held_out", ())],
-                    test_speakers=[who], test=[row["utterance"] for row in own], code=dict.fromkeys(audit.CODE, "c" * 16),
+                    test_speakers=[who], test=[row["utterance"] for row in own],
+                    code=dict.fromkeys(audit.CODE, "c" * 16),
                     machine=dict(device="NVIDIA H200", engine="graph", together=4, threads=16, python="3.11.7",
                                  torch="2.13.0", numpy="2.4.6"),
                 )  # fmt: skip

@@ -366,10 +366,9 @@ def test_a_state_of_other_settings_is_not_thrown_away_unasked(manifest, tmp_path
 
 
 def test_a_fold_that_another_process_holds_is_left_to_it(manifest, tmp_path, capsys):
-    holder = subprocess.Popen(
-        [sys.executable, "-c", f"import results, time\nwith results.claim(results.Path({str(folder_of(tmp_path))!r})) as mine:\n"
-         " print(mine, flush=True)\n time.sleep(60)"], cwd=PROJECT, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    script = f"import results, time\nwith results.claim(results.Path({str(folder_of(tmp_path))!r})) as mine:\n"
+    script += " print(mine, flush=True)\n time.sleep(60)"
+    holder = subprocess.Popen([sys.executable, "-c", script], cwd=PROJECT, stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout.readline() == "True\n"
         train.main(base(manifest, tmp_path, "--epochs", 1, "--fold", "all"))
@@ -469,7 +468,10 @@ def test_recorded_steps_are_the_steps_of_eager(saved_after, manifest, monkeypatc
         (dict(RANK=2, WORLD_SIZE=4), (2, 4)),
         (dict(SLURM_ARRAY_TASK_ID=3, SLURM_ARRAY_TASK_COUNT=8), (3, 8)),
         (dict(SLURM_ARRAY_TASK_ID=5, SLURM_ARRAY_TASK_COUNT=4, SLURM_ARRAY_TASK_MIN=5), (0, 4)),
-        (dict(SLURM_ARRAY_TASK_ID=7, SLURM_ARRAY_TASK_COUNT=3, SLURM_ARRAY_TASK_MIN=1, SLURM_ARRAY_TASK_STEP=3), (2, 3)),
+        (
+            dict(SLURM_ARRAY_TASK_ID=7, SLURM_ARRAY_TASK_COUNT=3, SLURM_ARRAY_TASK_MIN=1, SLURM_ARRAY_TASK_STEP=3),
+            (2, 3),
+        ),
         (dict(SLURM_ARRAY_TASK_ID=1, SLURM_ARRAY_TASK_COUNT=2, RANK=3, WORLD_SIZE=4), (7, 8)),  # torchrun in each task
     ],
 )  # fmt: skip
@@ -529,10 +531,8 @@ def test_torchrun_and_slurm_give_the_tables_of_one_process(manifest, tmp_path):
 def test_folds_trained_at_once_give_the_bits_of_folds_trained_in_turn(manifest, tmp_path):
     """Folds of unequal length: one ends earlier, and its place goes to the next."""
     for together in (1, 3):
-        train.main(
-            [*base(manifest, tmp_path / str(together), "--epochs", 2, "--fold", "all", "--track", "all", "--eval-every", 1),
-             "--together", str(together)]
-        )  # fmt: skip
+        more = ("--epochs", 2, "--fold", "all", "--track", "all", "--eval-every", 1, "--together", together)
+        train.main(base(manifest, tmp_path / str(together), *more))
     for track in ("last", "validation"):
         for number in range(1, 6):
             assert outcome(folder_of(tmp_path / "1", number=number, track=track)) == outcome(
