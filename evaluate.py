@@ -728,7 +728,7 @@ def parse_command_line(arguments=None):
         choices=protocols.PROTOCOLS,
         help="what our folds leave out (default: speaker; of --export: all that are there)",
     )
-    add("--seed", help="seeds to count: a number, or a range such as 0-4 (default: all that are there)")
+    add("--seed", help="seeds to count, such as 0-4 or 0-2,5 (default: all that are there)")
     add("--runs", help="folder of the results, or of what --export wrote (default: runs)")
     add("--format", default="text", choices=FORMATS, help="how to print (default: text)")
     add("--figure", choices=FIGURES, help="draw a figure instead; needs requirements-figures.txt")

@@ -117,12 +117,15 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def parse_seeds(text):
-    """`3` or `0-4` as a list of seeds."""
-    found = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", text)
-    first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
-    if not first <= last < first + MOST_SEEDS:
-        raise UsageError(f"--seed {text}: give a number such as 0, or a range such as 0-4")
-    return list(range(first, last + 1))
+    """`3`, `0-4` or `0-2,5`, as the tables print them, as a list of seeds, each once and in order."""
+    seeds = set()
+    for part in text.split(","):
+        found = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", part)
+        first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+        if not first <= last < first + MOST_SEEDS:
+            raise UsageError(f"--seed {text}: give a number such as 0, a range such as 0-4, or several: 0-2,5")
+        seeds.update(range(first, last + 1))
+    return sorted(seeds)
 
 
 # ------------------------------------------------------------------------------------------- writing

@@ -84,7 +84,7 @@ class Config:
     model: str = option("tft", "model to train", choices=(*RECIPES, "all"))
     fold: str = option("all", "fold: 1..K, a speaker or session by name, all, or none: train on everyone, test nobody")
     protocol: str = option("speaker", "what a fold leaves out", choices=protocols.PROTOCOLS)
-    seed: str = option("0", "seed, or a range such as 0-4")
+    seed: str = option("0", "seed, a range such as 0-4, or several: 0-2,5")
     epochs: int = option(None, "epochs (TFT 1000; ATFNN 100, where its paper states none)", least=1)
     batch_size: int = option(None, "segments per step (TFT 64, ATFNN 128)", least=1)
     lr: float = option(None, "learning rate of Adam (TFT 0.001, ATFNN 0.0005)", least=1e-12)

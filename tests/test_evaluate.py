@@ -137,6 +137,24 @@ def ours(rows):
     return next(row for row in rows if row.get("model") == "tft" and row["database"] == "casia" and row["war"])
 
 
+# --------------------------------------------------------------------------------------------- seeds
+
+
+@pytest.mark.parametrize("seeds", [[0], [0, 1, 2], [0, 1, 2, 5], [7, 9], list(range(1000))])
+def test_seeds_can_be_typed_as_the_tables_print_them(seeds):
+    assert results.parse_seeds(evaluate.ranges(seeds)) == seeds
+
+
+def test_each_seed_counts_once_and_in_order():
+    assert results.parse_seeds("5,0-2,1,5") == [0, 1, 2, 5]
+
+
+@pytest.mark.parametrize("text", ["", ",", "0,", "0,,2", "3-1", "0,3-1", "-1", "0-1000", "1.5", "0 2", "0;2", "all"])
+def test_other_seeds_are_refused(text):
+    with pytest.raises(protocols.UsageError, match=f"^--seed {re.escape(text)}: give a number such as 0, a range"):
+        results.parse_seeds(text)
+
+
 # ------------------------------------------------------------------------------------------- figures
 
 
