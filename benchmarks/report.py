@@ -208,7 +208,7 @@ def learning(runs, model):
         loss = np.mean([curve.loss[epochs[at] - 1] for curve in trained])
         both = [spread(pooled(held, name, at).values()) for name in ("held", "test")]
         rows.append([epochs[at], f"{loss:.3f}", spread(pooled(last, "test", at).values()), *both])
-    header = [f"{model}: epoch", "training loss", "test WAR"]
+    header = [f"{model}: epoch", "training loss" if last else "training loss, trained without them", "test WAR"]
     return table([*header, "held-out WAR, trained without them", "test WAR, trained without them"], rows)
 
 
@@ -378,7 +378,9 @@ def report(folder, db, options):
         "track, by which alone choices are made; test WAR that of the tested speakers; all after the last epoch. In\n"
         "brackets the mean difference from the default over the seeds that both have, ± its standard error."
     )
-    yield sensitivity(Runs(folder, db)) or "Not run here (`python benchmarks/reproduce.py --part sensitivity`)."
+    yield sensitivity(Runs(folder, db)) or (
+        f"Not run here (`python benchmarks/reproduce.py --db {db} --part sensitivity`)."
+    )
 
 
 def main(arguments=None):

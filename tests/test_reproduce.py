@@ -313,16 +313,18 @@ def test_the_papers_own_precision_is_a_setting_of_rows_made_in_another(monkeypat
 
 
 @pytest.mark.parametrize(
-    "told, expected",
+    "told, loss, expected",
     [
-        ({0: {2: (30, None), 4: (40, None)}, 2: {2: (32, None), 4: (50, None)}},
+        ({0: {2: (30, None), 4: (40, None)}, 2: {2: (32, None), 4: (50, None)}}, "training loss, trained without them",
          ["| 2 | 2.000 | - | 31.00±1.41 | 20.00±0.00 |", "| 4 | 4.000 | - | 45.00±7.07 | 20.00±0.00 |"]),
-        ({0: {2: (None, 30), 4: (None, 40)}}, ["| 2 | 3.000 | 30.00 | - | - |", "| 4 | 5.000 | 40.00 | - | - |"]),
-        ({0: {2: (31, 30)}}, ["| 2 | 3.000 | 30.00 | 31.00 | 20.00 |"]),
+        ({0: {2: (None, 30), 4: (None, 40)}}, "training loss",
+         ["| 2 | 3.000 | 30.00 | - | - |", "| 4 | 5.000 | 40.00 | - | - |"]),
+        ({0: {2: (31, 30)}}, "training loss", ["| 2 | 3.000 | 30.00 | 31.00 | 20.00 |"]),
     ],
 )  # fmt: skip
-def test_learning_curves_are_those_of_the_tracks_that_were_trained(told, expected):
-    assert report.learning(Study({"atfnn": (settings("atfnn"), told)}), "atfnn").splitlines()[2:] == expected
+def test_learning_curves_are_those_of_the_tracks_that_were_trained(told, loss, expected):
+    header, _, *lines = report.learning(Study({"atfnn": (settings("atfnn"), told)}), "atfnn").splitlines()
+    assert header.startswith(f"| atfnn: epoch | {loss} | test WAR |") and lines == expected
 
 
 @pytest.fixture
