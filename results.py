@@ -124,7 +124,7 @@ def parse_seeds(text):
         first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
         if not first <= last < first + MOST_SEEDS:
             raise UsageError(f"--seed {text}: give a number such as 0, a range such as 0-4, or several: 0-2,5")
-                seeds.update(range(first, last + 1))
+        seeds.update(range(first, last + 1))
         if len(seeds) > MOST_SEEDS:
             raise UsageError(f"--seed {text}: more than {MOST_SEEDS} seeds; give them to several commands")
     return sorted(seeds)
