@@ -16,6 +16,7 @@ import sys
 import threading
 from collections import deque
 from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
@@ -379,7 +380,8 @@ def main(arguments=None):
             if not sys.stdout.isatty():  # on a terminal the predictions themselves show it
                 show.running(f"{done} of {len(files)} recordings")
 
-    FORMATS[options.format](counted(predict(loaded, files, device, complain)), loaded[0].classes, options.segments)
+    with closing(predict(loaded, files, device, complain)) as predictions:  # stops its threads when interrupted
+        FORMATS[options.format](counted(predictions), loaded[0].classes, options.segments)
     if skipped or show.terminal:
         show.line(f"{done} of {len(files)} recordings predicted")
     if not done:

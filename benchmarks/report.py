@@ -195,10 +195,7 @@ def by_fold(runs):
 
 
 def learning(runs, model):
-    """Loss and WAR over the epochs, mean over seeds; also of trainings without the held-out speakers.
-
-    The loss is that of the trainings of all others where there are any.
-    """
+    """Loss and WAR over the epochs, mean over seeds, of both tracks; the loss of `last` where it was trained."""
     last, held = runs.curves(model, "last"), runs.curves(model, "validation")
     trained = list(chain(*(last or held).values()))
     epochs = trained[0].epochs

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -341,6 +342,20 @@ def test_a_command_that_is_interrupted_keeps_what_it_printed(corpus, runs, tmp_p
     assert process.returncode == results.EXIT_INTERRUPTED
     assert "Traceback" not in errors and "what is printed is complete" in errors.splitlines()[-1]
     assert len(json.loads((tmp_path / "out.json").read_text())) > 0
+
+
+def test_no_recording_is_worked_on_after_an_interrupt_while_printing(corpus, runs, monkeypatch):
+    """The pending groups are cancelled at once, not when Python lets the generator go."""
+
+    def interrupted(predictions, classes, segments):
+        next(predictions)
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(predict.FORMATS, "text", interrupted)
+    before = set(threading.enumerate())
+    with pytest.raises(KeyboardInterrupt) as told:  # which keeps the frames that hold the generator
+        predict.main(["--run", str(seed_folder(runs)), "--device", "cpu", *[str(corpus)] * 40])
+    assert set(threading.enumerate()) <= before, told
 
 
 # ----------------------------------------------------------------------------------- runs on all speakers
