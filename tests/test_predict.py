@@ -333,7 +333,10 @@ def test_a_command_that_is_interrupted_keeps_what_it_printed(corpus, runs, tmp_p
     places = [str(corpus)] * 400  # minutes of work
     base = [sys.executable, "predict.py", "--run", str(seed_folder(runs)), "--device", "cpu", "--format", "json"]
     with open(tmp_path / "out.json", "wb") as out:
-        process = subprocess.Popen([*base, *places], cwd=PROJECT, stdout=out, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [*base, *places], cwd=PROJECT, stdout=out, stderr=subprocess.PIPE, text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # `pytest &` hands on an ignored one
+        )  # fmt: skip
         deadline = time.monotonic() + 60
         while not (tmp_path / "out.json").stat().st_size and time.monotonic() < deadline:
             time.sleep(0.05)
