@@ -59,7 +59,7 @@ ARCHIVE = dict(
     fold_names={str: str},
     rows=[dict(seed=int, track=str, folds=[int], epochs=[int], speakers=[str], predictions=str)],
 )  # by kind, see results.check_kind; what the folds need besides is checked when they are put together
-CONFIG = dict(code={"models.py": str}, machine={})  # what a fold's config.json tells beside results.CONFIG
+MORE_CONFIG = dict(code={"models.py": str}, machine={})  # what a fold's config.json tells beside results.CONFIG
 CURVES = dict(
     predictions=str,
     width=int,
@@ -351,7 +351,7 @@ def unpack_row(content, row, index, path):
         tested = [i for i, one in enumerate(index) if one[settings["protocol"]] == settings["fold_name"]]
         config["test"] = [index[i]["utterance"] for i in tested]
         results.check_config(config)
-        results.check_kind(config, CONFIG, "it")
+        results.check_kind(config, MORE_CONFIG, "it")
         if not 1 <= epoch <= settings["epochs"] or (row["track"] == "last" and epoch != settings["epochs"]):
             raise ValueError(f"{name}: epoch {epoch} of {settings['epochs']}")
         answers = np.array([DIGITS.find(letters[i]) for i in tested], int)

@@ -41,7 +41,7 @@ import results
 
 PER_CENT = 1e-9  # agreement of two ways to count the same
 ROUNDING = 0.005  # of a figure printed with two decimals
-CODE = {"features.py", "protocols.py", "models.py", "engine.py", "train.py"}  # what scores depend on
+CODE = {"features.py", "protocols.py", "models.py", "engine.py", "train.py", "results.py"}  # what scores depend on
 HELD_OUT = 5  # README: one training speaker of five is held out
 ODD = (results.RunError, *results.UNREADABLE)
 
@@ -75,7 +75,7 @@ def check_runs(runs, figures):
         for fault in check_row(key, sound, figures):
             yield f"FAULT {' '.join(key)}: {fault}", True
     for *_, path in archives:
-        yield f"note  {path}: checkpoints, logs and statistics can only be audited in the run folders", False
+        yield f"note  {path}: checkpoints, logs, and who was trained on, can only be audited in the run folders", False
 
 
 def folders_of(runs):

@@ -51,8 +51,16 @@ def to_device(database, heard, device):
     )
 
 
+class Standard(NamedTuple):
+    """The z-score per band: x -> (x - offset) * scale."""
+
+    offset: torch.Tensor  # (1 or S, bands, 1)
+    scale: torch.Tensor  # (1 or S, bands, 1)
+    learned_from: torch.Tensor  # utterances whose statistics others are normalised by
+
+
 def standardization(data, kind, train):
-    """Offset and scale (1 or S, bands, 1) of the z-score per band: x -> (x - offset) * scale.
+    """The Standard of all segments of a database.
 
     `fold` takes mean and standard deviation over the segments `train` alone; `segment`, `utterance` and `speaker`
     take each segment's, utterance's or speaker's own, of a tested speaker too, without labels; `none` changes nothing.
@@ -60,7 +68,7 @@ def standardization(data, kind, train):
     """
     if kind == "none":
         zero = data.segments.new_zeros(1, data.segments.shape[1], 1)
-        return zero, zero + 1
+        return Standard(zero, zero + 1, data.utterance_of[:0])
     variance, mean = (part.double() for part in torch.var_mean(data.segments, 2, correction=0))  # (S, bands)
     group = torch.zeros_like(data.utterance_of) if kind == "fold" else data.utterance_of
     group = torch.arange(len(group), device=group.device) if kind == "segment" else group
@@ -76,13 +84,13 @@ def standardization(data, kind, train):
     first, second = sums / size
     scale = (second - first.square()).clamp_min(0).add(VARIANCE_FLOOR).rsqrt()
     if kind == "fold":
-        return first.float()[:, :, None], scale.float()[:, :, None]
-    return first.float()[group, :, None], scale.float()[group, :, None]
+        return Standard(first.float()[:, :, None], scale.float()[:, :, None], data.utterance_of[used].unique())
+    return Standard(first.float()[group, :, None], scale.float()[group, :, None], data.utterance_of[:0])
 
 
 def gather(data, standard, index):
-    """Standardised input of the segments `index`: (b, 1, bands, frames)."""
-    offset, scale = (part if len(part) == 1 else part[index] for part in standard)
+    """Standardised input of the segments `index`: (b, 1, bands, frames). `standard`: offset and scale come first."""
+    offset, scale = (part if len(part) == 1 else part[index] for part in standard[:2])
     return ((data.segments[index] - offset) * scale).unsqueeze(1)
 
 

@@ -191,7 +191,7 @@ def explain(folder, path):
 
     (model,) = predict.load_models([folder], "cpu")
     segments, seconds, _ = features.extract(path, model.front_end)
-    data, own = predict.prepare(segments, [len(segments)], model.settings["normalization"], "cpu")
+    data, own = predict.as_data(segments, [len(segments)], model.settings["normalization"], "cpu")
     scores, parts = [], []
     with torch.inference_mode():
         for some in torch.arange(len(segments)).split(BATCH):

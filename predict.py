@@ -240,7 +240,7 @@ def segment_times(count, seconds, front_end):
     return np.stack([begins, np.append(begins[:-1] + length, seconds)], 1)
 
 
-def prepare(segments, counts, normalization, device):
+def as_data(segments, counts, normalization, device):
     """Data for engine.gather, and the standardisation that the recordings give themselves, None for `fold`."""
     import torch
 
@@ -257,7 +257,7 @@ def posteriors(loaded, segments, counts, device, stop):
 
     import engine
 
-    data, own = prepare(segments, counts, loaded[0].settings["normalization"], device)
+    data, own = as_data(segments, counts, loaded[0].settings["normalization"], device)
     parts = []
     with torch.inference_mode():
         for some in torch.arange(len(segments), device=device).split(BATCH):

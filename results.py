@@ -38,13 +38,12 @@ from typing import NamedTuple
 import numpy as np
 
 from features import AudioError
-from protocols import DatabaseError, UsageError, confusion, digest_of, uar, war
+from protocols import COLUMNS, DatabaseError, UsageError, confusion, digest_of, uar, war
 
 EXIT_USAGE, EXIT_DATA, EXIT_INTERRUPTED = 2, 3, 130  # the command must change; the data must; Ctrl-C
 MARKER, STATE = "done.json", ".state.pt"
 SEALED = {"config.json", "log.csv", "predictions.csv", "epochs.npz", "checkpoint.pt"}  # by the marker
-
-
+INDEX_COLUMNS = ("utterance", "emotion", "speaker", "session")
 MOST_SEEDS = 1_000  # of one command
 
 
@@ -187,7 +186,7 @@ def write_predictions(path, database, utterances, scores):
     """Scores (n, K) of the utterances (n,) as CSV; nine digits give each float32 back exactly."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["utterance", "speaker", "emotion", *database.classes])
+    rows.writerow([*COLUMNS, *database.classes])
     for i, row in zip(utterances, scores):
         emotion = database.classes[database.labels[i]]
         rows.writerow([database.ids[i], database.speakers[i], emotion, *(f"{score:.9g}" for score in row)])
@@ -199,7 +198,7 @@ def write_index(runs, database):
     path = index_path(runs, database.name, database.digest[:16])
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["utterance", "emotion", "speaker", "session"])
+    rows.writerow(INDEX_COLUMNS)
     for name, label, speaker, session in zip(database.ids, database.labels, database.speakers, database.sessions):
         rows.writerow([name, database.classes[label], speaker, session])
     if not path.is_file() or path.read_bytes() != text.getvalue().encode():  # missing, or damaged
@@ -413,11 +412,11 @@ def read_checked_config(folder):
 
 def read_index(runs, database, digest, remedy="remove it and repeat the training command, which writes it again"):
     """Rows of the index of utterances, by column; RunError where it is missing or its digest is another."""
-    path, columns = index_path(runs, database, digest), ("utterance", "emotion", "speaker", "session")
+    path = index_path(runs, database, digest)
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file, strict=True))
-        if digest_of([row[name] for name in columns] for row in rows)[:16] == digest:
+        if digest_of([row[name] for name in INDEX_COLUMNS] for row in rows)[:16] == digest:
             return rows
     except UNREADABLE:
         pass
@@ -431,7 +430,7 @@ def read_fold(folder):
     try:
         with open(path, newline="", encoding="utf-8") as file:
             header, *rows = csv.reader(file)
-        if header != ["utterance", "speaker", "emotion", *classes]:
+        if header != [*COLUMNS, *classes]:
             raise ValueError("other columns or classes")
         ids = [row[0] for row in rows]
         speakers = np.array([row[1] for row in rows])

@@ -53,17 +53,16 @@ class Recipe:
     pre_emphasis: str
 
 
-TFT = Recipe("tft", epochs=1000, batch_size=64, lr=1e-3, pre_emphasis="segment")  # TFT section 3.3
-ATFNN = Recipe("atfnn", epochs=100, batch_size=128, lr=5e-4, pre_emphasis="none")  # ATFNN III-C; no epochs stated
+TFT_RECIPE = Recipe("tft", epochs=1000, batch_size=64, lr=1e-3, pre_emphasis="segment")  # TFT section 3.3
+ATFNN_RECIPE = Recipe("atfnn", epochs=100, batch_size=128, lr=5e-4, pre_emphasis="none")  # ATFNN III-C, epochs ours
 RECIPES = {
-    **dict.fromkeys(("tft", "tft-t+f", "tft-t+tf", "tft-f+tf"), TFT),
-    **dict.fromkeys(("atfnn", "afnn", "atnn", "tfnn"), ATFNN),
+    **dict.fromkeys(("tft", "tft-t+f", "tft-t+tf", "tft-f+tf"), TFT_RECIPE),
+    **dict.fromkeys(("atfnn", "afnn", "atnn", "tfnn"), ATFNN_RECIPE),
 }
 CODE = ("features.py", "protocols.py", "models.py", "engine.py", "train.py", "results.py")  # what scores depend on
 NORMALIZATIONS = ("fold", "none", "segment", "utterance", "speaker")
-PRE_EMPHASIS = 0.97  # TFT section 3.3
 FOR_KNOWN_SPEAKERS = "needs all recordings of each speaker, by name"  # --normalization speaker
-EVERY, OF_TFT = tuple(RECIPES), tuple(name for name, recipe in RECIPES.items() if recipe is TFT)
+EVERY, OF_TFT = tuple(RECIPES), tuple(name for name, recipe in RECIPES.items() if recipe is TFT_RECIPE)
 
 
 def option(default, help, **how):
@@ -222,7 +221,7 @@ def front_end_of(model, settings):
     front_end = features.FRONT_ENDS[RECIPES[model].front_end]
     changes = dict(overlap=float(settings.get("overlap", 0)), floor=settings.get("log_floor", front_end.floor))
     if how := settings.get("pre_emphasis"):
-        changes["pre_emphasis"] = 0.0 if how == "none" else PRE_EMPHASIS
+        changes["pre_emphasis"] = 0.0 if how == "none" else features.FRONT_ENDS["tft"].pre_emphasis
         changes["emphasized"] = "utterance" if how == "utterance" else "segment"
     return replace(front_end, **changes)
 
@@ -514,6 +513,8 @@ class FoldRun:
 
     def finish(self):
         """Write the fold's files; the marker of completion comes last."""
+        import torch
+
         job, database, folder, test = self.job, self.data.database, self.job.folder, self.job.fold.test
         epoch, weights = self.chosen or (self.training.epoch, self.training.model.state_dict())
         scores = self.kept[epoch][0]
@@ -529,7 +530,7 @@ class FoldRun:
         by_fold = job.settings["normalization"] == "fold"
         checkpoint = dict(
             model={name: value.cpu().contiguous() for name, value in weights.items()},
-            standardization=[part.cpu() for part in self.training.standard] if by_fold else None,
+            standardization=[part.cpu() for part in self.training.standard[:2]] if by_fold else None,
             settings=job.settings,
             classes=list(database.classes),
             epoch=epoch,
@@ -537,8 +538,9 @@ class FoldRun:
         )
         with results.replacing(folder / "checkpoint.pt") as file:
             file.write(as_bytes(checkpoint))
-        heard = self.data.utterance_of[self.training.segments].unique().cpu().numpy()  # by weights and statistics
-        results.mark_done(folder, epoch=epoch, trained_on=sorted(set(database.speakers[heard].tolist())))
+        parts = self.data.utterance_of[self.training.segments], self.training.standard.learned_from
+        trained = torch.cat(parts).unique().cpu().numpy()  # by weights or statistics
+        results.mark_done(folder, epoch=epoch, trained_on=sorted(set(database.speakers[trained].tolist())))
         results.remove_leftovers(folder)
         tested = "tested on nobody"
         if len(test):

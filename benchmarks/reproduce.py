@@ -28,7 +28,7 @@ import archive
 import protocols
 import results
 import train
-from train import RECIPES, TFT
+from train import RECIPES, TFT_RECIPE
 
 DATABASES = {"iemocap": ("speaker", "session"), "abc": ("speaker",), "casia": ("speaker",)}  # -> protocols
 ROWS = {  # model -> tables in which it has a row, in the order in which they are worth having
@@ -71,7 +71,7 @@ def folder_of(setting):
 
 def trainings(db, options):
     """(what it is for, command) of each training of a database, in the order in which they are run."""
-    epochs = {model: options.tft_epochs if RECIPES[model] is TFT else options.atfnn_epochs for model in RECIPES}
+    epochs = {model: options.tft_epochs if RECIPES[model] is TFT_RECIPE else options.atfnn_epochs for model in RECIPES}
     runs = Path(options.runs)
 
     def training(model, protocol, folder, *more):

@@ -631,7 +631,7 @@ def test_the_audit_of_an_archive_passes_and_tells_its_limits(written, run, tmp_p
     code, out, error = run("--runs", written / "archive", "--audit", table)
     assert (code, error) == (0, "") and out.splitlines()[-1] == f"no faults in {written / 'archive'}"
     assert sum(line.startswith("ok ") and line.endswith("3 folds, archived") for line in out.splitlines()) == 14
-    assert out.count("checkpoints, logs and statistics can only be audited in the run folders") == 3
+    assert out.count("checkpoints, logs, and who was trained on, can only be audited in the run folders") == 3
     doctored = json.loads(table.read_text())
     ours(doctored)["war"] += 1
     table.write_text(json.dumps(doctored))

@@ -185,15 +185,19 @@ def test_repeating_a_command_gives_the_same_bits(corpus, tmp_path):
     assert told[0] == told[1]
 
 
-def test_nothing_in_training_changes_when_the_test_speaker_sounds_otherwise(copy, tmp_path):
+@pytest.mark.parametrize("track", results.TRAINED)
+def test_nothing_in_training_changes_when_speakers_not_trained_on_sound_otherwise(track, copy, tmp_path):
     def weights(runs):
-        assert run_train("--db", copy / "small.csv", "--fold", "S1", "--model", "tft", "--runs", runs, *QUICK) == 0
-        folder = results.fold_folder(runs, "small", "tft", "speaker", 0, 1)
+        more = ["--track", track, "--model", "tft", "--runs", runs, *QUICK]
+        assert run_train("--db", copy / "small.csv", "--fold", "S1", *more) == 0
+        folder = results.fold_folder(runs, "small", "tft", "speaker", 0, 1, track)
         return torch.load(folder / "checkpoint.pt", weights_only=True), results.read_fold(folder).scores
 
     before, scores_before = weights(tmp_path / "before")
+    others = {"S1", *before["settings"].get("held_out", ())}
+    assert len(others) == (2 if track == "validation" else 1)
     generator = np.random.default_rng(0)
-    for path in (copy / "wav" / "S1").glob("*.wav"):
+    for path in (path for name in others for path in (copy / "wav" / name).glob("*.wav")):
         wave, rate = soundfile.read(path)
         soundfile.write(path, generator.uniform(-0.9, 0.9, len(wave)), rate)
     after, scores_after = weights(tmp_path / "after")
@@ -202,6 +206,14 @@ def test_nothing_in_training_changes_when_the_test_speaker_sounds_otherwise(copy
         assert torch.equal(a, b)
     for name, value in before["model"].items():
         assert torch.equal(value, after["model"][name]), name
+
+
+def test_the_audit_finds_a_tested_speaker_in_the_statistics(corpus, tmp_path, monkeypatch, capsys):
+    honest = engine.standardization
+    monkeypatch.setattr(engine, "standardization", lambda data, kind, train: honest(data, kind, slice(None)))
+    assert run_train("--db", corpus / "small.csv", "--fold", "all", "--model", "atnn", "--runs", tmp_path, *QUICK) == 0
+    assert command(evaluate.main, "evaluate.py", "--audit", "--runs", tmp_path) == 1
+    assert "speaker S1 is on both sides of the fold" in capsys.readouterr().out
 
 
 def test_a_checkpoint_gives_the_saved_scores_again(corpus, tmp_path):

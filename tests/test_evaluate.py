@@ -85,7 +85,7 @@ def write_fold(
         train_speakers=sorted(set(database.speakers[fit].tolist())),
         test_speakers=sorted(set(database.speakers[fold.test].tolist())),
         test=[database.ids[i] for i in fold.test],
-        code=dict.fromkeys(("features.py", "protocols.py", "models.py", "engine.py", "train.py"), "c" * 16),
+        code=dict.fromkeys(("features.py", "protocols.py", "models.py", "engine.py", "train.py", "results.py"), "c" * 16),
         machine=dict(device="cpu", threads=1, python="3", torch="2", numpy="2"),
     )  # fmt: skip
     folder = results.fold_folder(runs, database.name, model, protocol, seed, fold.number, track)
@@ -239,6 +239,14 @@ def test_an_incomplete_seed_is_left_out_and_told(runs, run, rows):
     assert row["war"] == pytest.approx(100 * (2 / 4 + 4 / 4) / 2)
     _, out, _ = run("--runs", runs, "--table", "ablation", "--db", "casia")
     assert re.search(r"^T\+F\+TF .* 2/3 +0-1$", out, re.M) and "T+F+TF: incomplete: only 2/3 folds" in out
+
+
+def test_of_incomplete_seeds_those_with_the_same_folds_are_shown(tmp_path, run):
+    for seed, missing in enumerate((2, 1, 2)):  # equally many, and of two seeds the same
+        write_run(tmp_path, seed=seed)
+        shutil.rmtree(fold_of(tmp_path, seed, missing))
+    _, out, _ = run("--runs", tmp_path, "--table", "ablation", "--db", "casia")
+    assert re.search(r"^T\+F\+TF .* 2/3 +0,2$", out, re.M) and "T+F+TF: seeds 1 left out" in out
 
 
 def change(folder, **values):

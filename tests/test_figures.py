@@ -322,8 +322,8 @@ def test_band_50_is_2721_hz():
         assert figures.band_of(2721, front_end) == pytest.approx(50, abs=0.02)
 
 
-def draw_small(drawn, trained, corpus, model):
-    fold = fold_of(trained, model)
+def draw_small(drawn, trained, corpus, model, number=1):
+    fold = fold_of(trained, model, number)
     figure = drawn(
         "--figure", "attention", "--db", corpus / "small.csv", "--model", model, "--runs", trained,
         "--utterance", fold.ids[1],
@@ -352,6 +352,13 @@ def test_atfnn_has_the_dashed_line_in_hz_and_seconds(drawn, trained, corpus):
     title = figure.get_suptitle()
     assert fold.ids[1] in title and f"without speaker {fold.speakers[0]}" in title
     assert "epochs 1 instead of 100" in title
+
+
+def test_no_model_is_shown_on_a_speaker_that_it_was_trained_on(drawn, trained, corpus):
+    for number in (1, 2):
+        title = draw_small(drawn, trained, corpus, "tft", number)[0].get_suptitle()
+        fold = fold_of(trained, "tft", number)
+        assert fold.ids[1] in title and f"without speaker {fold.speakers[0]}, seed 0" in title
 
 
 def test_tft_has_its_maps_below_the_spectrogram(drawn, trained, corpus):

@@ -51,7 +51,7 @@ def test_every_training_command_is_one_that_train_takes(capsys):
             config = train.parse_command_line(command[1:])
             train.check_open_settings(config)
             assert (config.seed, config.track, config.root) == ("0-4", "all", "/somewhere")
-            assert config.epochs == (15 if train.RECIPES[config.model] is train.TFT else None)
+            assert config.epochs == (15 if train.RECIPES[config.model] is train.TFT_RECIPE else None)
             changed = train.settings_of(config, config.model) != train.settings_of(
                 train.Config(model=config.model, epochs=config.epochs), config.model
             )
