@@ -1,0 +1,122 @@
+"""What each branch of TFT contributes to its decisions, after training and before: finished runs heard again.
+
+    python benchmarks/branches.py --db casia --root path/to/casia --runs runs
+
+T-Trans gives the queries q of TFT's last encoder, F-Trans its keys k, a convolution its values v (TFT eqs. 7 and 8).
+`known` is the accuracy on the segments of the speakers that the model was trained on, `tested` that on the tested
+speaker's, in per cent of the segments. Behind each stands what is left when each segment's q and k, or its v, come
+from another segment of the same speakers, drawn at random (seed 0): a branch whose exchange costs nothing decides
+nothing. `logits` is how far the exchange of q, k or v moves the known segments' logits, in per cent of their spread
+(root mean squares), `entropy` that of TF-Trans's attention in per cent of the largest: at 100 each token attends to
+all alike. The line of epoch 0 is of untrained weights, seed 0.
+"""
+
+import platform
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+PROJECT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(PROJECT))
+
+import engine
+import evaluate
+import models
+import predict
+import protocols
+import results
+import train
+
+MODEL = "tft"
+HEADER = ["seed, fold", "epoch", "known", "q, k", "v", "tested", "q, k", "v", "logits: q", "k", "v", "entropy"]
+
+
+def encode(network, data, standard):
+    """q, k and v of all segments, (S, f/4, d/4) each."""
+    parts = []
+    for some in torch.arange(len(data.segments)).split(engine.EVAL_BATCH):
+        x = engine.gather(data, standard, some)
+        parts.append((network.encode_time(x, None), network.encode_frequency(x, None), network.conv_joint(x)))
+    return [torch.cat(part) for part in zip(*parts)]
+
+
+def decide(network, q, k, v, maps=None):
+    """Logits (S, classes)."""
+    return network.classifier(models.pool_rows(network.joint_encoder(q, k, v, maps, "TF-Trans")))
+
+
+def exchanged(network, q, k, v, labels):
+    """Of (S,) segments: accuracies as they are, with q and k of others, with v; shifts by q, k, v; entropy."""
+    other = torch.from_numpy(np.random.default_rng(0).permutation(len(labels)))
+    maps = {}
+    usual = decide(network, q, k, v, maps)
+    both, value = decide(network, q[other], k[other], v), decide(network, q, k, v[other])
+    query, key = decide(network, q[other], k, v), decide(network, q, k[other], v)
+    spread = (usual - usual.mean(0)).square().mean().sqrt()
+    shifts = [float((one - usual).square().mean().sqrt() / spread) for one in (query, key, value)]
+    weights = maps["TF-Trans"]
+    entropy = -(weights * weights.clamp_min(1e-12).log()).sum(-1).mean() / np.log(weights.shape[-1])
+    accuracies = [float((one.argmax(1) == labels).float().mean()) for one in (usual, both, value)]
+    return accuracies, shifts, float(entropy)
+
+
+def examine(network, data, standard, trained, tested):
+    """A line's numbers, in per cent; `trained` and `tested` are utterances."""
+    network.eval()
+    with torch.inference_mode():
+        parts = [*encode(network, data, standard), data.labels]
+        groups = [[part[data.segments_of(utterances)] for part in parts] for utterances in (trained, tested)]
+        (known, shifts, entropy), (unknown, *_) = (exchanged(network, *group) for group in groups)
+    return [100 * value for value in (*known, *unknown, *shifts, entropy)]
+
+
+def finished_folds(options, database):
+    """(seed, number, folder, config) of the finished folds of TFT."""
+    for name, model, protocol, seed, number, folder in results.find_folds(options.runs, options.track):
+        if (name, model, protocol) != (database.name, MODEL, options.protocol) or not results.is_done(folder):
+            continue
+        config = results.read_checked_config(folder)
+        if config["settings"]["utterances"] != database.digest[:16]:
+            raise protocols.UsageError(f"{folder}: is of another database than {database.root}; set --root to its own")
+        yield seed, number, folder, config
+
+
+def main(arguments=None):
+    parser = results.OneLineParser(__doc__)
+    parser.add_argument("--db", required=True, help="database, or the path of a manifest .csv")
+    parser.add_argument("--root", help="folder of the recordings (default: $SER_DATA/<db>, else data/<db>)")
+    parser.add_argument("--protocol", default="speaker", choices=protocols.PROTOCOLS, help="what a fold leaves out")
+    parser.add_argument("--track", default="last", choices=results.TRAINED, help="which training (default: last)")
+    parser.add_argument("--runs", default="runs", help="folder that train.py wrote (default: runs)")
+    options = parser.parse_args(arguments)
+    database = protocols.open_database(
+        options.db, options.root, partial=True
+    )  # the digest tells whether it is the same
+    found = list(finished_folds(options, database))
+    if not found:
+        raise protocols.UsageError(f"{options.runs}: has no finished fold of {database.name}, {MODEL}; train one first")
+    cells, data = [], None
+    for seed, number, folder, config in found:
+        model = predict.load_model(folder, "cpu")
+        if data is None:
+            data = engine.to_device(database, train.hear(database, model.front_end), "cpu")
+        standard = model.standard or engine.standardization(data, model.settings["normalization"], None)
+        trained = np.flatnonzero(np.isin(database.speakers, results.read_marker(folder)["trained_on"]))
+        tested = np.flatnonzero(np.isin(database.ids, config["test"]))
+        if not cells:
+            fresh = engine.make_model(MODEL, len(database.classes), 0, model.front_end, "cpu")
+            cells.append(["untrained", 0, *examine(fresh, data, standard, trained, tested)])
+        epoch = results.read_marker(folder)["epoch"]
+        cells.append([f"{seed}, {number}", epoch, *examine(model.network, data, standard, trained, tested)])
+    means = np.mean([row[2:] for row in cells[1:]], axis=0)
+    cells = [[row[0], str(row[1]), *(f"{value:.1f}" for value in row[2:])] for row in cells]
+    cells.append(["mean", "", *(f"{value:.1f}" for value in means)])
+    note = f"{results.processor()}, Python {platform.python_version()}, torch {torch.__version__}"
+    print(evaluate.as_text(f"{database.name}: what the branches of TFT decide", HEADER, cells, [note]))
+
+
+if __name__ == "__main__":
+    with results.plain_errors("branches.py", "nothing is lost"):
+        main()
