@@ -3,11 +3,16 @@
     python benchmarks/linear.py --db casia --root path/to/casia
     python benchmarks/linear.py --db takes.csv --root path/to/casia    # a manifest whose "speakers" are groups of takes
 
-Three numbers for each band describe an utterance: mean and standard deviation of its log-Mel energies, and the
-standard deviation of their differences from frame to frame. Ridge regression on the classes' indicators, with a
-penalty that is fixed and tuned on nothing. Prints the WAR of each fold, and WAR and UAR pooled over all, with the
-numbers z-scored by the training fold, and by each speaker's own statistics. The latter needs all recordings of the
-speaker that it tests (transductive). It has no seed.
+Three numbers for each band: mean and standard deviation of the log-Mel energies, and the standard deviation of
+their differences from frame to frame. Ridge regression on the classes' indicators, with a penalty that is fixed and
+tuned on nothing. Prints the WAR of each fold, and WAR and UAR pooled over all, in three columns:
+
+    utterance   the numbers of an utterance, without its padding
+    segment     those of each of the segments that TFT is given, padding included; an utterance has their mean score
+    speaker     as utterance, z-scored by each speaker's own statistics instead of the training fold's: needs all
+                recordings of the speaker that it tests (transductive)
+
+It has no seed.
 """
 
 import platform
@@ -40,6 +45,11 @@ def describe(heard, front_end):
     return np.array(rows)
 
 
+def describe_segments(segments):
+    """Numbers of each segment (S, bands, frames) as it is, (S, 3 x bands)."""
+    return np.concatenate([segments.mean(2), segments.std(2), np.diff(segments).std(2)], 1).astype(np.float64)
+
+
 def z_score(x, of):
     """x (n, D) by mean and standard deviation of `of` (m, D)."""
     return (x - of.mean(0)) / (of.std(0) + SCALE_FLOOR)
@@ -52,13 +62,18 @@ def ridge(x, labels, classes, penalty=PENALTY):
     return np.linalg.solve(x.T @ x + penalties, x.T @ np.eye(classes)[labels])
 
 
-def confusions(database, x, folds):
-    """Confusion counts (K, K) of each fold, trained on all other utterances."""
-    matrices = []
+def confusions(database, x, folds, counts=None):
+    """Confusion counts (K, K) of each fold, trained on all other utterances.
+
+    x: numbers of the utterances (N, D), or of their segments (S, D), one utterance after the other, `counts` (N,).
+    """
+    counts = np.ones(len(x), int) if counts is None else counts
+    utterance_of, matrices = np.repeat(np.arange(len(counts)), counts), []
     for fold in folds:
-        known = x[fold.train]
-        weights = ridge(z_score(known, known), database.labels[fold.train], len(database.classes))
-        scores = z_score(x[fold.test], known) @ weights[:-1] + weights[-1]
+        trained, tested = (np.isin(utterance_of, part) for part in (fold.train, fold.test))
+        known = x[trained]
+        weights = ridge(z_score(known, known), database.labels[utterance_of[trained]], len(database.classes))
+        scores = protocols.utterance_scores(z_score(x[tested], known) @ weights[:-1] + weights[-1], counts[fold.test])
         matrices.append(protocols.confusion(database.labels[fold.test], scores))
     return matrices
 
@@ -85,16 +100,19 @@ def main(arguments=None):
     database = protocols.open_database(options.db, options.root, options.partial)
     folds = protocols.make_folds(database, options.protocol)
     front_end = features.FRONT_ENDS["tft"]
-    x = describe(train.hear(database, front_end), front_end)
-    columns = {"training fold": confusions(database, x, folds)}
+    heard = train.hear(database, front_end)
+    x = describe(heard, front_end)
+    columns = {"utterance": confusions(database, x, folds)}
+    columns["segment"] = confusions(database, describe_segments(heard.segments), folds, heard.counts)
     own = by_speaker(database, x)
     if own is not None:
-        columns["own, transductive"] = confusions(database, own, folds)
+        columns["speaker"] = confusions(database, own, folds)
     told = [(fold.name, [protocols.war(one[i]) for one in columns.values()]) for i, fold in enumerate(folds)]
     for name, figure in ("all, WAR", protocols.war), ("all, UAR", protocols.uar):
         told.append((name, [figure(sum(matrices)) for matrices in columns.values()]))
     cells = [[name, *(evaluate.percent(100 * value) for value in values)] for name, values in told]
-    notes = [f"WAR of each {options.protocol}, then pooled, in per cent; z-scores by the column; penalty {PENALTY:g}"]
+    notes = [f"WAR of each {options.protocol}, then pooled, in per cent; penalty {PENALTY:g}"]
+    notes += [] if own is None else ["speaker: z-scored by each speaker's own statistics, transductive"]
     notes += ["partial database"] if database.partial else []
     notes += ["a speaker has one utterance: no statistics of the speaker's own"] if own is None else []
     notes.append(f"{results.processor()}, Python {platform.python_version()}, NumPy {np.__version__}")

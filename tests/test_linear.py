@@ -56,6 +56,24 @@ def reference(x, labels, groups, penalty=30):
     return [100 * one for one in (*by_group, hit.mean(), np.mean([hit[labels == k].mean() for k in set(labels)]))]
 
 
+def by_segment(heard, labels, groups):
+    """The same of the segments' numbers, with the mean of the segments' scores."""
+    hits, ends = np.zeros(len(labels), bool), np.cumsum(heard.counts)
+    own = [heard.segments[end - count : end] for end, count in zip(ends, heard.counts)]
+    x = [np.hstack([one.mean(2), one.std(2), (one[:, :, 1:] - one[:, :, :-1]).std(2)]).astype(float) for one in own]
+    for name in set(groups):
+        known, tested = np.flatnonzero(groups != name), np.flatnonzero(groups == name)
+        rows = np.vstack([x[i] for i in known])
+        weights = linear.ridge(
+            (rows - rows.mean(0)) / rows.std(0), np.repeat(labels[known], heard.counts[known]), labels.max() + 1
+        )
+        for i in tested:
+            scores = (x[i] - rows.mean(0)) / rows.std(0) @ weights[:-1] + weights[-1]
+            hits[i] = scores.mean(0).argmax() == labels[i]
+    told = [hits[groups == name].mean() for name in sorted(set(groups))]
+    return [100 * one for one in (*told, hits.mean(), np.mean([hits[labels == k].mean() for k in set(labels)]))]
+
+
 @pytest.fixture
 def corpus(tmp_path, monkeypatch):
     """A synthetic corpus of a layout, its root."""
@@ -81,11 +99,12 @@ def test_the_printed_figures_are_those_of_the_slow_way(corpus, capsys, protocol)
         own[rows] = (x[rows] - x[rows].mean(0)) / x[rows].std(0)
     groups = database.speakers if protocol == "speaker" else database.sessions
     columns = [reference(numbers, database.labels, groups) for numbers in (x, own)]
+    columns.insert(1, by_segment(features.load(root, database.paths, FRONT_END), database.labels, groups))
     lines = [line.split() for line in told.splitlines()]
-    printed = [line[-2:] for line in lines if line and line[0] in {*groups, "all,"}]
+    printed = [line[-3:] for line in lines if line and line[0] in {*groups, "all,"}]
     np.testing.assert_allclose(np.array(printed, float).T, columns, atol=0.006)
     assert [line[0] for line in lines if line and line[0] in set(groups)] == sorted(set(groups))
-    assert columns[0][-1] != pytest.approx(columns[0][-2]) and "partial database" in told
+    assert columns[0] != columns[1] and columns[0][-1] != pytest.approx(columns[0][-2]) and "partial database" in told
 
 
 def test_a_single_utterance_has_no_statistics_of_its_own():
