@@ -3,12 +3,13 @@
     python benchmarks/branches.py --db casia --root path/to/casia --runs runs
 
 T-Trans gives the queries q of TFT's last encoder, F-Trans its keys k, a convolution its values v (TFT eqs. 7 and 8).
-`known` is the accuracy on the segments of the speakers that the model was trained on, `tested` that on the tested
-speaker's, in per cent of the segments. Behind each stands what is left when each segment's q and k, or its v, come
-from another segment of the same speakers, drawn at random (seed 0): a branch whose exchange costs nothing decides
-nothing. `logits` is how far the exchange of q, k or v moves the known segments' logits, in per cent of their spread
-(root mean squares), `entropy` that of TF-Trans's attention in per cent of the largest: at 100 each token attends to
-all alike. The line of epoch 0 is of untrained weights, seed 0.
+`trained` is the accuracy on the recordings that the model was trained on, `tested` that on those that it tests, in per
+cent of the segments. Behind each stands what is left when each segment's q and k together, or its v alone, are those
+of one other segment of the same group, drawn at random (seed 0; it may be of the same class). What costs nothing tells
+the decision nothing of its segment; what an attention that is alike for all segments is worth is not seen by this.
+`logits` is how far the exchange of q, k or v moves the logits, in per cent of their spread (root mean squares),
+`entropy` that of TF-Trans's attention in per cent of the largest: at 100 each token attends to all alike; both are of
+the segments trained on. All is computed in float32. The line of epoch 0 is of untrained weights, seed 0.
 """
 
 import platform
@@ -30,7 +31,7 @@ import results
 import train
 
 MODEL = "tft"
-HEADER = ["seed, fold", "epoch", "known", "q, k", "v", "tested", "q, k", "v", "logits: q", "k", "v", "entropy"]
+HEADER = ["seed, fold", "epoch", "trained", "q+k", "v", "tested", "q+k", "v", "logits: q", "k", "v", "entropy"]
 
 
 def encode(network, data, standard):
@@ -68,8 +69,8 @@ def examine(network, data, standard, trained, tested):
     with torch.inference_mode():
         parts = [*encode(network, data, standard), data.labels]
         groups = [[part[data.segments_of(utterances)] for part in parts] for utterances in (trained, tested)]
-        (known, shifts, entropy), (unknown, *_) = (exchanged(network, *group) for group in groups)
-    return [100 * value for value in (*known, *unknown, *shifts, entropy)]
+        (of_trained, shifts, entropy), (of_tested, *_) = (exchanged(network, *group) for group in groups)
+    return [100 * value for value in (*of_trained, *of_tested, *shifts, entropy)]
 
 
 def finished_folds(options, database):

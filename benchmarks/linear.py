@@ -5,12 +5,13 @@
 
 Three numbers for each band: mean and standard deviation of the log-Mel energies, and the standard deviation of
 their differences from frame to frame. Ridge regression on the classes' indicators, with a penalty that is fixed and
-tuned on nothing. Prints the WAR of each fold, and WAR and UAR pooled over all, in three columns:
+tuned on nothing. Prints the WAR of each fold, and WAR and UAR pooled over all, in columns:
 
-    utterance   the numbers of an utterance, without its padding
-    segment     those of each of the segments that TFT is given, padding included; an utterance has their mean score
-    speaker     as utterance, z-scored by each speaker's own statistics instead of the training fold's: needs all
-                recordings of the speaker that it tests (transductive)
+    utterance    the numbers of an utterance, without its padding, of TFT's front end
+    tft, atfnn   those of each of the segments that these networks are given, padding included; an utterance has the
+                 mean of their scores
+    speaker      as utterance, z-scored by each speaker's own statistics instead of the training fold's: needs all
+                 recordings of the speaker that it tests (transductive)
 
 It has no seed.
 """
@@ -99,11 +100,11 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     database = protocols.open_database(options.db, options.root, options.partial)
     folds = protocols.make_folds(database, options.protocol)
-    front_end = features.FRONT_ENDS["tft"]
-    heard = train.hear(database, front_end)
-    x = describe(heard, front_end)
+    heard = {name: train.hear(database, front_end) for name, front_end in features.FRONT_ENDS.items()}
+    x = describe(heard["tft"], features.FRONT_ENDS["tft"])
     columns = {"utterance": confusions(database, x, folds)}
-    columns["segment"] = confusions(database, describe_segments(heard.segments), folds, heard.counts)
+    for name, its in heard.items():
+        columns[name] = confusions(database, describe_segments(its.segments), folds, its.counts)
     own = by_speaker(database, x)
     if own is not None:
         columns["speaker"] = confusions(database, own, folds)

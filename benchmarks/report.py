@@ -150,7 +150,7 @@ def how_it_was_made(studies):
                 told += tuple(config["machine"].get(name, "-") for name in MACHINE)
                 groups.setdefault((*told, config["code"]["models.py"][:8]), set()).add(config["settings"]["seed"])
             rows += [[model + what, evaluate.ranges(sorted(groups[told])), *told] for told in sorted(groups, key=str)]
-    return table(["model", "seeds", "epochs", "not as in the paper", *MACHINE, "models.py"], rows)
+    return table(["model", "seeds", "epochs", "not the default", *MACHINE, "models.py"], rows)
 
 
 def printed(*arguments):

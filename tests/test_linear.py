@@ -99,12 +99,17 @@ def test_the_printed_figures_are_those_of_the_slow_way(corpus, capsys, protocol)
         own[rows] = (x[rows] - x[rows].mean(0)) / x[rows].std(0)
     groups = database.speakers if protocol == "speaker" else database.sessions
     columns = [reference(numbers, database.labels, groups) for numbers in (x, own)]
-    columns.insert(1, by_segment(features.load(root, database.paths, FRONT_END), database.labels, groups))
+    for place, front_end in enumerate(features.FRONT_ENDS.values(), 1):
+        columns.insert(place, by_segment(features.load(root, database.paths, front_end), database.labels, groups))
     lines = [line.split() for line in told.splitlines()]
-    printed = [line[-3:] for line in lines if line and line[0] in {*groups, "all,"}]
+    printed = [line[-4:] for line in lines if line and line[0] in {*groups, "all,"}]
     np.testing.assert_allclose(np.array(printed, float).T, columns, atol=0.006)
     assert [line[0] for line in lines if line and line[0] in set(groups)] == sorted(set(groups))
-    assert columns[0] != columns[1] and columns[0][-1] != pytest.approx(columns[0][-2]) and "partial database" in told
+    assert (
+        columns[0] != columns[1] != columns[2]
+        and columns[0][-1] != pytest.approx(columns[0][-2])
+        and "partial database" in told
+    )
 
 
 def test_a_single_utterance_has_no_statistics_of_its_own():
