@@ -339,9 +339,11 @@ def sections(runs):
     yield "## How it was made"
     yield how_it_was_made({"": runs})
     yield "## Tables"
-    for more in ((), ("--track", "all")):
-        yield printed("--db", db, "--table", "ablation", *how, *more)
-    yield printed("--db", db, "--table", "comparison", *how)
+    if models:
+        yield printed("--db", db, "--table", "ablation", *how)
+    yield printed("--db", db, "--table", "ablation", *how, "--track", "all")
+    if models:
+        yield printed("--db", db, "--table", "comparison", *how)
     for group in (reproduce.BOTH, *reproduce.FAMILIES):
         compared = [model for model in group if model in models]
         if any(runs.folds(one).keys() & runs.folds(other).keys() for one, other in combinations(compared, 2)):
