@@ -270,7 +270,7 @@ def test_a_speakers_statistics_are_of_its_own_recordings_and_of_no_label(corpus,
     _, speaker_of, before = speaker_standard(copy)
     soundfile.write(copy / "wav/S1/sad_01.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 16_000), 16_000)
     _, speaker_of_now, after = speaker_standard(copy)
-    for one, other in zip(before, after):
+    for one, other in zip(before[:2], after[:2]):  # offset and scale
         for speaker in ("S1", "S2", "S3", "S4"):
             was, now = one[speaker_of == speaker], other[speaker_of_now == speaker]
             assert torch.equal(was[0], now[0]) == (speaker != "S1")
