@@ -403,6 +403,7 @@ def test_the_course_of_overlapping_segments_tells_when_they_begin_and_end():
 
 def test_overlapping_segments_stand_side_by_side(tmp_path):
     pytest.importorskip("matplotlib")
+    figures.check_out(tmp_path / "figure.png")  # sets matplotlib up
     front_end = train.front_end_of("tft", dict(overlap=0.5))
     wave = np.random.default_rng(0).standard_normal(24_000).astype(np.float32)  # 1.5 s
     segments = features.log_mel(wave, front_end)
