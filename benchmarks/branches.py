@@ -74,14 +74,17 @@ def examine(network, data, standard, trained, tested):
 
 
 def finished_folds(options, database):
-    """(seed, number, folder, config) of the finished folds of TFT."""
+    """(seed, number, folder, config, marker of completion) of the finished folds of TFT."""
     for name, model, protocol, seed, number, folder in results.find_folds(options.runs, options.track):
-        if (name, model, protocol) != (database.name, MODEL, options.protocol) or not results.is_done(folder):
+        if (name, model, protocol) != (database.name, MODEL, options.protocol):
+            continue
+        marker = results.read_marker(folder)
+        if marker is None:
             continue
         config = results.read_checked_config(folder)
         if config["settings"]["utterances"] != database.digest[:16]:
             raise protocols.UsageError(f"{folder}: is of another database than {database.root}; set --root to its own")
-        yield seed, number, folder, config
+        yield seed, number, folder, config, marker
 
 
 def main(arguments=None):
@@ -92,25 +95,23 @@ def main(arguments=None):
     parser.add_argument("--track", default="last", choices=results.TRAINED, help="which training (default: last)")
     parser.add_argument("--runs", default="runs", help="folder that train.py wrote (default: runs)")
     options = parser.parse_args(arguments)
-    database = protocols.open_database(
-        options.db, options.root, partial=True
-    )  # the digest tells whether it is the same
+    # whether it is the database of the runs is told by its digest
+    database = protocols.open_database(options.db, options.root, partial=True)
     found = list(finished_folds(options, database))
     if not found:
         raise protocols.UsageError(f"{options.runs}: has no finished fold of {database.name}, {MODEL}; train one first")
     cells, data = [], None
-    for seed, number, folder, config in found:
+    for seed, number, folder, config, marker in found:
         model = predict.load_model(folder, "cpu")
         if data is None:
             data = engine.to_device(database, train.hear(database, model.front_end), "cpu")
         standard = model.standard or engine.standardization(data, model.settings["normalization"], None)
-        trained = np.flatnonzero(np.isin(database.speakers, results.read_marker(folder)["trained_on"]))
+        trained = np.flatnonzero(np.isin(database.speakers, marker["trained_on"]))
         tested = np.flatnonzero(np.isin(database.ids, config["test"]))
         if not cells:
             fresh = engine.make_model(MODEL, len(database.classes), 0, model.front_end, "cpu")
             cells.append(["untrained", 0, *examine(fresh, data, standard, trained, tested)])
-        epoch = results.read_marker(folder)["epoch"]
-        cells.append([f"{seed}, {number}", epoch, *examine(model.network, data, standard, trained, tested)])
+        cells.append([f"{seed}, {number}", marker["epoch"], *examine(model.network, data, standard, trained, tested)])
     means = np.mean([row[2:] for row in cells[1:]], axis=0)
     cells = [[row[0], str(row[1]), *(f"{value:.1f}" for value in row[2:])] for row in cells]
     cells.append(["mean", "", *(f"{value:.1f}" for value in means)])
