@@ -51,7 +51,7 @@ def to_device(database, heard, device):
     )
 
 
-class Standard(NamedTuple):
+class Normalization(NamedTuple):
     """The z-score per band: x -> (x - offset) * scale."""
 
     offset: torch.Tensor  # (1 or S, bands, 1)
@@ -59,8 +59,8 @@ class Standard(NamedTuple):
     learned_from: torch.Tensor  # utterances whose statistics others are normalised by
 
 
-def standardization(data, kind, train):
-    """The Standard of all segments of a database.
+def fit_normalization(data, kind, train):
+    """The Normalization of all segments of a database.
 
     `fold` takes mean and standard deviation over the segments `train` alone; `segment`, `utterance` and `speaker`
     take each segment's, utterance's or speaker's own, of a tested speaker too, without labels; `none` changes nothing.
@@ -68,7 +68,7 @@ def standardization(data, kind, train):
     """
     if kind == "none":
         zero = data.segments.new_zeros(1, data.segments.shape[1], 1)
-        return Standard(zero, zero + 1, data.utterance_of[:0])
+        return Normalization(zero, zero + 1, data.utterance_of[:0])
     variance, mean = (part.double() for part in torch.var_mean(data.segments, 2, correction=0))  # (S, bands)
     group = torch.zeros_like(data.utterance_of) if kind == "fold" else data.utterance_of
     group = torch.arange(len(group), device=group.device) if kind == "segment" else group
@@ -84,13 +84,13 @@ def standardization(data, kind, train):
     first, second = sums / size
     scale = (second - first.square()).clamp_min(0).add(VARIANCE_FLOOR).rsqrt()
     if kind == "fold":
-        return Standard(first.float()[:, :, None], scale.float()[:, :, None], data.utterance_of[used].unique())
-    return Standard(first.float()[group, :, None], scale.float()[group, :, None], data.utterance_of[:0])
+        return Normalization(first.float()[:, :, None], scale.float()[:, :, None], data.utterance_of[used].unique())
+    return Normalization(first.float()[group, :, None], scale.float()[group, :, None], data.utterance_of[:0])
 
 
-def gather(data, standard, index):
-    """Standardised input of the segments `index`: (b, 1, bands, frames). `standard`: offset and scale come first."""
-    offset, scale = (part if len(part) == 1 else part[index] for part in standard[:2])
+def gather(data, normalization, index):
+    """Normalised input of the segments `index`: (b, 1, bands, frames). `normalization`: offset and scale come first."""
+    offset, scale = (part if len(part) == 1 else part[index] for part in normalization[:2])
     return ((data.segments[index] - offset) * scale).unsqueeze(1)
 
 
@@ -159,14 +159,14 @@ def train_step(model, optimizer, x, y, precision="float32", double_softmax=False
     return loss.detach()
 
 
-def score(model, data, standard, utterances, aggregation="mean"):
+def score(model, data, normalization, utterances, aggregation="mean"):
     """Scores of each utterance from its segments' posteriors, float32 (n, classes), in evaluation mode and float32."""
     if not len(utterances):  # --fold none tests nobody
         return np.empty((0, len(data.database.classes)), np.float32)
     model.eval()
     with torch.inference_mode():
         index = data.segments_of(utterances)
-        parts = [model(gather(data, standard, some)).softmax(1) for some in index.split(EVAL_BATCH)]
+        parts = [model(gather(data, normalization, some)).softmax(1) for some in index.split(EVAL_BATCH)]
     model.train()
     return protocols.utterance_scores(torch.cat(parts).cpu().numpy(), data.heard.counts[utterances], aggregation)
 
@@ -184,7 +184,7 @@ class Training:
         on_gpu = device.type == "cuda"
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=settings["lr"], fused=True, capturable=on_gpu)
         self.segments = data.segments_of(fit)
-        self.standard = standardization(data, settings["normalization"], self.segments)
+        self.normalization = fit_normalization(data, settings["normalization"], self.segments)
         self.epoch = 0
         sizes = torch.arange(len(self.segments)).split(settings["batch_size"])
         self.sizes = [len(size) for size in sizes]  # segments of each step
@@ -202,7 +202,7 @@ class Training:
     def step(self, size):
         """Train on the next `size` segments of the order."""
         index = self.order[self.place + self.within[:size]]
-        x, y = gather(self.data, self.standard, index), self.data.labels[index]
+        x, y = gather(self.data, self.normalization, index), self.data.labels[index]
         settings = self.settings
         loss = train_step(
             self.model, self.optimizer, x, y, settings["precision"], settings.get("double_softmax", False)
@@ -273,7 +273,9 @@ class Training:
     def score(self, utterances):
         """Scores of each utterance from its segments' posteriors, float32 (n, classes)."""
         with torch.cuda.stream(self.stream):
-            return score(self.model, self.data, self.standard, utterances, self.settings.get("aggregation", "mean"))
+            return score(
+                self.model, self.data, self.normalization, utterances, self.settings.get("aggregation", "mean")
+            )
 
     def state(self):
         return dict(model=self.model.state_dict(), optimizer=self.optimizer.state_dict()["state"], epoch=self.epoch)

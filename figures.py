@@ -196,7 +196,7 @@ def explain(folder, path):
     with torch.inference_mode():
         for some in torch.arange(len(segments)).split(BATCH):
             parts.append({})
-            x = engine.gather(data, own or model.standard, some)
+            x = engine.gather(data, own or model.normalization, some)
             scores.append(model.network(x, parts[-1]).softmax(1))
     maps = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
     counts, aggregation = np.array([len(segments)]), model.settings.get("aggregation", "mean")

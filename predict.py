@@ -48,7 +48,7 @@ class Model(NamedTuple):
     front_end: features.FrontEnd
     classes: list
     settings: dict
-    standard: tuple  # offset and scale (1, bands, 1) of the training fold; None where the recording gives them
+    normalization: tuple  # offset and scale (1, bands, 1) of the training fold; None where the recording gives them
     code: dict  # file -> version it was trained with
 
 
@@ -102,7 +102,7 @@ def check_model(state, device):
 
     import engine
 
-    settings, classes, standard = state["settings"], state["classes"], state["standardization"]
+    settings, classes, normalization = state["settings"], state["classes"], state["normalization"]
     front_end = check_front_end(settings["front_end"])
     if len(set(classes)) < max(2, len(classes)) or not all(isinstance(name, str) and name for name in classes):
         raise ValueError("its classes are not two names or more")
@@ -111,24 +111,24 @@ def check_model(state, device):
     for name in set(train.OPEN) & set(settings):
         if not train.is_possible(name, settings[name], settings["model"]):
             raise ValueError(f"its {name} is impossible")
-    if (standard is None) == (settings["normalization"] == "fold"):
+    if (normalization is None) == (settings["normalization"] == "fold"):
         raise ValueError("its normalisation is missing or too many")
-    if standard is not None:
-        offset, scale = standard
+    if normalization is not None:
+        offset, scale = normalization
         if not offset.shape == scale.shape == (1, front_end.bands, 1) or not (scale > 0).all():
             raise ValueError("its normalisation does not fit the front end")
-        standard = (offset.float().to(device), scale.float().to(device))
+        normalization = (offset.float().to(device), scale.float().to(device))
     options = engine.model_options(settings)
     network = engine.make_model(settings["model"], len(classes), 0, front_end, device, **options)
     network.load_state_dict(state["model"])
-    numbers = [*network.state_dict().values(), *(standard or ())]
+    numbers = [*network.state_dict().values(), *(normalization or ())]
     if not all(bool(torch.isfinite(value).all()) for value in numbers):
         raise ValueError("some of its numbers are not finite")
     network.eval()
     if front_end not in features.FRONT_ENDS.values():  # does it fit the network? A try costs a fifth of a second
         with torch.inference_mode():
             network(torch.zeros(1, 1, front_end.bands, front_end.frames, device=device))
-    return Model(network, front_end, list(classes), settings, standard, dict(state.get("code") or {}))
+    return Model(network, front_end, list(classes), settings, normalization, dict(state.get("code") or {}))
 
 
 def check_front_end(told):
@@ -241,14 +241,14 @@ def segment_times(count, seconds, front_end):
 
 
 def as_data(segments, counts, normalization, device):
-    """Data for engine.gather, and the standardisation that the recordings give themselves, None for `fold`."""
+    """Data for engine.gather, and the normalisation that the recordings give themselves, None for `fold`."""
     import torch
 
     import engine
 
     utterance_of = torch.from_numpy(np.repeat(np.arange(len(counts)), counts)).to(device)
     data = engine.Data(None, None, torch.from_numpy(segments).to(device), None, utterance_of)
-    return data, None if normalization == "fold" else engine.standardization(data, normalization, None)
+    return data, None if normalization == "fold" else engine.fit_normalization(data, normalization, None)
 
 
 def posteriors(loaded, segments, counts, device, stop):
@@ -264,7 +264,7 @@ def posteriors(loaded, segments, counts, device, stop):
             if stop.is_set():
                 raise CancelledError
             parts.append(
-                sum(model.network(engine.gather(data, own or model.standard, some)).softmax(1) for model in loaded)
+                sum(model.network(engine.gather(data, own or model.normalization, some)).softmax(1) for model in loaded)
             )
     mean = (torch.cat(parts) / len(loaded)).cpu().numpy()
     if not np.isfinite(mean).all():

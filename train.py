@@ -530,7 +530,7 @@ class FoldRun:
         by_fold = job.settings["normalization"] == "fold"
         checkpoint = dict(
             model={name: value.cpu().contiguous() for name, value in weights.items()},
-            standardization=[part.cpu() for part in self.training.standard[:2]] if by_fold else None,
+            normalization=[part.cpu() for part in self.training.normalization[:2]] if by_fold else None,
             settings=job.settings,
             classes=list(database.classes),
             epoch=epoch,
@@ -538,7 +538,7 @@ class FoldRun:
         )
         with results.replacing(folder / "checkpoint.pt") as file:
             file.write(as_bytes(checkpoint))
-        parts = self.data.utterance_of[self.training.segments], self.training.standard.learned_from
+        parts = self.data.utterance_of[self.training.segments], self.training.normalization.learned_from
         trained = torch.cat(parts).unique().cpu().numpy()  # by weights or statistics
         results.mark_done(folder, epoch=epoch, trained_on=sorted(set(database.speakers[trained].tolist())))
         results.remove_leftovers(folder)

@@ -34,11 +34,11 @@ MODEL = "tft"
 HEADER = ["seed, fold", "epoch", "trained", "q+k", "v", "tested", "q+k", "v", "logits: q", "k", "v", "entropy"]
 
 
-def encode(network, data, standard):
+def encode(network, data, normalization):
     """q, k and v of all segments, (S, f/4, d/4) each."""
     parts = []
     for some in torch.arange(len(data.segments)).split(engine.EVAL_BATCH):
-        x = engine.gather(data, standard, some)
+        x = engine.gather(data, normalization, some)
         parts.append((network.encode_time(x, None), network.encode_frequency(x, None), network.conv_joint(x)))
     return [torch.cat(part) for part in zip(*parts)]
 
@@ -63,11 +63,11 @@ def exchanged(network, q, k, v, labels):
     return accuracies, shifts, float(entropy)
 
 
-def examine(network, data, standard, trained, tested):
+def examine(network, data, normalization, trained, tested):
     """A line's numbers, in per cent; `trained` and `tested` are utterances."""
     network.eval()
     with torch.inference_mode():
-        parts = [*encode(network, data, standard), data.labels]
+        parts = [*encode(network, data, normalization), data.labels]
         groups = [[part[data.segments_of(utterances)] for part in parts] for utterances in (trained, tested)]
         (of_trained, shifts, entropy), (of_tested, *_) = (exchanged(network, *group) for group in groups)
     return [100 * value for value in (*of_trained, *of_tested, *shifts, entropy)]
@@ -105,13 +105,15 @@ def main(arguments=None):
         model = predict.load_model(folder, "cpu")
         if data is None:
             data = engine.to_device(database, train.hear(database, model.front_end), "cpu")
-        standard = model.standard or engine.standardization(data, model.settings["normalization"], None)
+        normalization = model.normalization or engine.fit_normalization(data, model.settings["normalization"], None)
         trained = np.flatnonzero(np.isin(database.speakers, marker["trained_on"]))
         tested = np.flatnonzero(np.isin(database.ids, config["test"]))
         if not cells:
             fresh = engine.make_model(MODEL, len(database.classes), 0, model.front_end, "cpu")
-            cells.append(["untrained", 0, *examine(fresh, data, standard, trained, tested)])
-        cells.append([f"{seed}, {number}", marker["epoch"], *examine(model.network, data, standard, trained, tested)])
+            cells.append(["untrained", 0, *examine(fresh, data, normalization, trained, tested)])
+        cells.append(
+            [f"{seed}, {number}", marker["epoch"], *examine(model.network, data, normalization, trained, tested)]
+        )
     means = np.mean([row[2:] for row in cells[1:]], axis=0)
     cells = [[row[0], str(row[1]), *(f"{value:.1f}" for value in row[2:])] for row in cells]
     cells.append(["mean", "", *(f"{value:.1f}" for value in means)])

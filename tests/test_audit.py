@@ -214,9 +214,9 @@ EVERYWHERE = {  # in all folds of the run alike
     "another weight": (partial(drop_weight, added=dict(other=torch.ones(1))), "checkpoint.pt: cannot be used"),
     "a weight that is no number": (
         spoil_weight, "checkpoint.pt: cannot be used"),
-    "no normalisation": (partial(change_checkpoint, standardization=None), "checkpoint.pt: cannot be used"),
+    "no normalisation": (partial(change_checkpoint, normalization=None), "checkpoint.pt: cannot be used"),
     "a scale of 0": (
-        partial(change_checkpoint, standardization=[torch.zeros(1, 80, 1)] * 2), "checkpoint.pt: cannot be used"),
+        partial(change_checkpoint, normalization=[torch.zeros(1, 80, 1)] * 2), "checkpoint.pt: cannot be used"),
     "another epoch told": (lambda fold: reseal(fold, epoch=2), "its scores are of epoch 2, not 3"),
     "other learning rate": (partial(change, settings__lr=0.002), "tells the deviations"),
     "no deviations": (partial(change, deviations=[]), "tells the deviations []"),

@@ -74,7 +74,7 @@ def test_the_command_hears_each_finished_fold(tmp_path, monkeypatch, capsys):
     model, database = predict.load_model(folder, "cpu"), protocols.open_database(str(manifest))
     data = engine.to_device(database, train.hear(database, model.front_end), "cpu")
     with torch.inference_mode():  # the whole network, instead of its parts
-        said = model.network(engine.gather(data, model.standard, torch.arange(len(data.segments)))).argmax(1)
+        said = model.network(engine.gather(data, model.normalization, torch.arange(len(data.segments)))).argmax(1)
     tested = database.speakers[data.utterance_of] == "S2"
     right = (said == data.labels).numpy()
     assert [second[0], second[3]] == pytest.approx([100 * right[~tested].mean(), 100 * right[tested].mean()], abs=0.05)

@@ -202,15 +202,15 @@ def test_nothing_in_training_changes_when_speakers_not_trained_on_sound_otherwis
         soundfile.write(path, generator.uniform(-0.9, 0.9, len(wave)), rate)
     after, scores_after = weights(tmp_path / "after")
     assert not np.array_equal(scores_before, scores_after)
-    for a, b in zip(before["standardization"], after["standardization"]):
+    for a, b in zip(before["normalization"], after["normalization"]):
         assert torch.equal(a, b)
     for name, value in before["model"].items():
         assert torch.equal(value, after["model"][name]), name
 
 
 def test_the_audit_finds_a_tested_speaker_in_the_statistics(corpus, tmp_path, monkeypatch, capsys):
-    honest = engine.standardization
-    monkeypatch.setattr(engine, "standardization", lambda data, kind, train: honest(data, kind, slice(None)))
+    honest = engine.fit_normalization
+    monkeypatch.setattr(engine, "fit_normalization", lambda data, kind, train: honest(data, kind, slice(None)))
     assert run_train("--db", corpus / "small.csv", "--fold", "all", "--model", "atnn", "--runs", tmp_path, *QUICK) == 0
     assert command(evaluate.main, "evaluate.py", "--audit", "--runs", tmp_path) == 1
     assert "speaker S1 is on both sides of the fold" in capsys.readouterr().out
@@ -228,7 +228,7 @@ def test_a_checkpoint_gives_the_saved_scores_again(corpus, tmp_path):
         database = protocols.open_database(str(db))
         data = load(database, train.RECIPES[model].front_end)
         test = protocols.make_folds(database)[3].test
-        again = engine.score(network, data, saved["standardization"], test)
+        again = engine.score(network, data, saved["normalization"], test)
         assert np.array_equal(again, results.read_fold(folder).scores)
 
 
@@ -242,12 +242,12 @@ def test_the_order_of_segments_depends_on_seed_and_epoch_alone():
 
 
 @pytest.mark.parametrize("kind", train.NORMALIZATIONS)
-def test_standardization_matches_numpy(kind, corpus):
+def test_normalization_matches_numpy(kind, corpus):
     database = protocols.open_database(str(corpus / "small.csv"))
     data = load(database, "tft")
     fold = protocols.make_folds(database)[0]
     index = torch.arange(len(data.segments))
-    got = engine.gather(data, engine.standardization(data, kind, data.segments_of(fold.train)), index)[:, 0].numpy()
+    got = engine.gather(data, engine.fit_normalization(data, kind, data.segments_of(fold.train)), index)[:, 0].numpy()
     raw, owner = data.segments.numpy().astype(np.float64), data.utterance_of.numpy()
     for segment in range(0, len(raw), 7):
         chosen = {
@@ -268,9 +268,9 @@ def test_every_training_segment_is_seen_once_an_epoch_and_no_other(corpus, monke
     seen = []
     gather = engine.gather
     monkeypatch.setattr(
-        engine, "gather", lambda data, standard, index: seen.append(index) or gather(data, standard, index)
+        engine, "gather", lambda data, normalization, index: seen.append(index) or gather(data, normalization, index)
     )
-    monkeypatch.setattr(engine, "score", lambda model, data, standard, test, how: np.zeros((len(test), 4), np.float32))
+    monkeypatch.setattr(engine, "score", lambda *told: np.zeros((len(told[3]), 4), np.float32))
     assert run_train("--db", corpus / "small.csv", "--fold", "2", "--model", "atnn", "--runs", tmp_path, *QUICK) == 0
     database = protocols.open_database(str(corpus / "small.csv"))
     data = load(database, "atfnn")

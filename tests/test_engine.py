@@ -102,5 +102,5 @@ def test_a_gpu_scores_as_a_cpu_does(model, device):
     for where in ("cpu", device):
         data = corpus(model, 38, where)
         network = engine.make_model(model, 3, 0, front_end, where)
-        told.append(engine.score(network, data, engine.standardization(data, "none", None), np.arange(38)))
+        told.append(engine.score(network, data, engine.fit_normalization(data, "none", None), np.arange(38)))
     assert abs(told[0] - told[1]).max() <= 0.01

@@ -95,7 +95,7 @@ def write_fold(
     results.write_predictions(folder / "predictions.csv", database, fold.test, scores_of(epochs[best or last]))
     np.savez(folder / "epochs.npz", **kept)
     told = dict(settings=config["settings"], classes=list(CLASSES), epoch=best or last, code=config["code"])
-    told.update(model=weights or {}, standardization=[torch.zeros(1, 80, 1), torch.ones(1, 80, 1)])
+    told.update(model=weights or {}, normalization=[torch.zeros(1, 80, 1), torch.ones(1, 80, 1)])
     torch.save(told, folder / "checkpoint.pt")
     results.mark_done(folder, epoch=best or last, trained_on=config["train_speakers"])
 

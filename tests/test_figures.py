@@ -284,7 +284,7 @@ def test_the_model_that_tests_the_utterance_is_heard(model, names, trained, corp
     }  # fmt: skip
     assert {name: part.shape for name, part in told.maps.items()} == {name: sizes[name] for name in names.split()}
     model, maps = predict.load_model(fold.folder, "cpu"), {}
-    offset, scale = model.standard
+    offset, scale = model.normalization
     assert not model.network.training and model.classes == fold.config["database"]["classes"]
     with torch.inference_mode():
         model.network((torch.from_numpy(told.segments[-1:])[:, None] - offset) * scale, maps)

@@ -247,17 +247,17 @@ def test_a_run_from_before_the_options_is_finished_and_does_not_mix_with_others(
 # -------------------------------------------------------------------------------- statistics of a speaker
 
 
-def speaker_standard(corpus):
+def speaker_normalization(corpus):
     database = protocols.open_database(str(corpus / "small.csv"))
     heard = features.load(database.root, database.paths, features.FRONT_ENDS["tft"])
     data = engine.to_device(database, heard, "cpu")
-    standard = engine.standardization(data, "speaker", None)
-    return data, data.database.speakers[data.utterance_of.numpy()], standard
+    normalization = engine.fit_normalization(data, "speaker", None)
+    return data, data.database.speakers[data.utterance_of.numpy()], normalization
 
 
 def test_each_speaker_has_mean_0_and_deviation_1(corpus):
-    data, speaker_of, standard = speaker_standard(corpus)
-    x = engine.gather(data, standard, torch.arange(len(data.segments)))[:, 0].double().numpy()
+    data, speaker_of, normalization = speaker_normalization(corpus)
+    x = engine.gather(data, normalization, torch.arange(len(data.segments)))[:, 0].double().numpy()
     assert len(set(speaker_of)) == 4
     for speaker in set(speaker_of):
         its = x[speaker_of == speaker].transpose(1, 0, 2).reshape(80, -1)
@@ -267,9 +267,9 @@ def test_each_speaker_has_mean_0_and_deviation_1(corpus):
 
 def test_a_speakers_statistics_are_of_its_own_recordings_and_of_no_label(corpus, tmp_path):
     copy = shutil.copytree(corpus, tmp_path / "copy")
-    _, speaker_of, before = speaker_standard(copy)
+    _, speaker_of, before = speaker_normalization(copy)
     soundfile.write(copy / "wav/S1/sad_01.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 16_000), 16_000)
-    _, speaker_of_now, after = speaker_standard(copy)
+    _, speaker_of_now, after = speaker_normalization(copy)
     for one, other in zip(before[:2], after[:2]):  # offset and scale
         for speaker in ("S1", "S2", "S3", "S4"):
             was, now = one[speaker_of == speaker], other[speaker_of_now == speaker]
@@ -279,7 +279,7 @@ def test_a_speakers_statistics_are_of_its_own_recordings_and_of_no_label(corpus,
     text = manifest.read_text()
     manifest.write_text(text.replace(",sad,", ",x,").replace(",happy,", ",sad,").replace(",x,", ",happy,"))
     assert manifest.read_text() != text
-    for one, other in zip(after, speaker_standard(copy)[2]):
+    for one, other in zip(after, speaker_normalization(copy)[2]):
         assert torch.equal(one, other)
 
 

@@ -259,9 +259,9 @@ def spoil_weight(state):
         (put("classes", ["angry", "angry", "happy", "sad"]), "classes"),
         (put("classes", ["angry", "happy", "sad"]), "size mismatch"),
         (put("classes", None), ""),
-        (put("standardization", None), "normalisation"),
-        (put("standardization", [torch.zeros(1, 7, 1), torch.ones(1, 7, 1)]), "normalisation"),
-        (put("standardization", [torch.zeros(1, 80, 1), torch.full((1, 80, 1), torch.nan)]), "normalisation"),
+        (put("normalization", None), "normalisation"),
+        (put("normalization", [torch.zeros(1, 7, 1), torch.ones(1, 7, 1)]), "normalisation"),
+        (put("normalization", [torch.zeros(1, 80, 1), torch.full((1, 80, 1), torch.nan)]), "normalisation"),
         (put_setting("normalization", "none"), "normalisation"),
         (put_setting("model", "gpt"), "unknown"),
         (put_setting("model", "tft"), "Missing key"),
@@ -390,7 +390,7 @@ def test_the_statistics_of_a_run_on_all_speakers_are_of_all_segments(corpus, run
 
     database = protocols.open_database(str(corpus / "small.csv"))
     segments = features.load(database.root, database.paths, features.FRONT_ENDS["tft"]).segments
-    offset, scale = torch.load(seed_folder(runs) / "all" / "checkpoint.pt", weights_only=True)["standardization"]
+    offset, scale = torch.load(seed_folder(runs) / "all" / "checkpoint.pt", weights_only=True)["normalization"]
     assert offset.numpy().ravel() == pytest.approx(segments.mean((0, 2), dtype=np.float64), abs=1e-4)
     assert 1 / scale.numpy().ravel() == pytest.approx(segments.std((0, 2), dtype=np.float64), rel=1e-4)
 
