@@ -17,11 +17,9 @@ and latex for reading, csv and json with every column for programs.
 """
 
 import csv
-import io
 import json
 import shlex
 import sys
-import textwrap
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations, product
@@ -35,12 +33,10 @@ import audit_table
 import protocols
 import results
 import significance
+import tables
 
 PUBLISHED = Path(__file__).with_name("benchmarks") / "published.csv"
 TABLES = ("databases", "comparison", "ablation")
-SIGNIFICANCE = "significance"
-WIDTH = 80  # columns of a table on a terminal
-FORMATS = ("text", "markdown", "latex", "csv", "json")
 TEMPLATE = "casia"  # the database that every table of both papers holds: its rows serve unpublished databases
 
 # ------------------------------------------------------------------------------- from folds to figures
@@ -192,7 +188,7 @@ def row_notes(by_seed, used, config):
     """What a reader must know about a row's figures."""
     notes = list(config["deviations"])
     if left := [seed for seed in by_seed if seed not in used]:
-        notes.append(f"seeds {ranges(left)} left out, with fewer or other folds")
+        notes.append(f"seeds {tables.ranges(left)} left out, with fewer or other folds")
     if len({json.dumps(fold.config["code"]) for seed in used for fold in by_seed[seed]}) > 1:
         notes.append("folds of different versions of the code")
     if config["database"]["partial"]:
@@ -274,7 +270,7 @@ def figure_row(published, protocol, track, seeds, ours):
         protocol=protocol,
         track=track,
         **(vars(ours) if ours else empty),
-    ) | (dict(notes=[*ours.notes, ORACLE_NOTE]) if ours and track == "oracle" else {})
+    ) | (dict(notes=[*ours.notes, tables.ORACLE_NOTE]) if ours and track == "oracle" else {})
 
 
 DATABASE_SOURCE = "TFT Table 1, ATFNN Table I"
@@ -348,7 +344,7 @@ def significance_rows(models, databases, found, protocol, track):
             told = significance.compare(ours, theirs, speakers)
             winner = {"first": first, "second": second}.get(told.verdict)
             rows.append(dict(
-                dict.fromkeys(FIGURE_KEYS), table=SIGNIFICANCE, database=database, protocol=protocol, track=track,
+                dict.fromkeys(FIGURE_KEYS), table=tables.SIGNIFICANCE, database=database, protocol=protocol, track=track,
                 first=first, second=second,
                 war_first=100 * float(ours.mean()), war_second=100 * float(theirs.mean()),
                 difference=100 * told.war_difference, difference_speakers=[100 * end for end in told.interval],
@@ -369,203 +365,6 @@ def significance_rows(models, databases, found, protocol, track):
 
 def is_complete(folds):
     return bool(folds) and len(folds) == folds[0].config["folds_total"]
-
-
-# ------------------------------------------------------------------------------------------ rendering
-
-
-def percent(value, spread=None):
-    if value is None:
-        return "-"
-    shown = f"{round(value, 6):.2f}"  # 21.875 reached in two ways is shown alike
-    return shown if spread is None else f"{shown}±{spread:.2f}"
-
-
-def ranges(seeds):
-    """[0, 1, 2, 5] -> 0-2,5."""
-    parts = []
-    for seed in seeds or []:
-        if parts and seed == parts[-1][1] + 1:
-            parts[-1][1] = seed
-        else:
-            parts.append([seed, seed])
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in parts) or "-"
-
-
-def figure_cells(row):
-    star = "*" if row["published_protocol"] == "session" else ""
-    done = row["folds_total"] and f"{row['folds_done']}/{row['folds_total']}"
-    return [
-        row["method"] + star, percent(row["published_war"]), percent(row["published_uar"]),
-        percent(row["war"], row["war_std"]), percent(row["uar"], row["uar_std"]),
-        percent(row["fold_war"]), percent(row["fold_uar"]), done or "-", ranges(row["seeds"] if done else None),
-    ]  # fmt: skip
-
-
-FIGURE_HEADER = ["method", "paper", "UAR", "ours", "UAR", "fold", "UAR", "folds", "seeds"]
-FIGURE_NOTE = "WAR and UAR in per cent, pooled over the folds; fold: the mean over folds"
-TRACK_HEADER = ["method", "paper", "UAR", "last", "UAR", "valid.", "UAR", "oracle+", "UAR"]
-ORACLE_NOTE = "+ oracle: the best evaluated test epoch, a diagnostic and not a result"
-TRACK_NAMES = dict(last="last epoch", validation="epoch chosen on held-out speakers", oracle="oracle, a diagnostic")
-SIGNIFICANCE_HEADER = ["models", "WAR", "diff.", "95% speakers", "p speakers", "McNemar p", "seeds"]
-DATABASE_HEADER = ["", "published", "found"]
-
-
-def figure_notes(rows):
-    """What a reader must know about the figures above; said once for all rows that share it."""
-    notes = {}
-    for row in rows:
-        if row["war"] is not None and row["folds_done"] < row["folds_total"]:
-            notes.setdefault(f"incomplete: only {row['folds_done']}/{row['folds_total']} folds", []).append(
-                row["method"]
-            )
-        for note in row["notes"] or []:
-            if note == ORACLE_NOTE:  # said once, below
-                continue
-            notes.setdefault(note, []).append(row["method"])
-    lines = [f"{', '.join(methods)}: {note}" for note, methods in notes.items()]
-    if any(row["published_protocol"] == "session" for row in rows):
-        lines.insert(0, "* published under leave-one-session-out")
-    return lines
-
-
-def interval_note(row):
-    """95 % intervals of a row's WAR and UAR, over speakers and over utterances."""
-    told = []
-    for over in ("speakers", "utterances"):
-        war, uar = row[f"war_{over}"], row[f"uar_{over}"]
-        if war:
-            told.append(f"WAR {war[0]:.2f} to {war[1]:.2f}, UAR {uar[0]:.2f} to {uar[1]:.2f} over {over}")
-    return f"95 % {'; '.join(told)}" if told else ""
-
-
-def track_cells(rows):
-    """Cells of one method from its rows of the three tracks."""
-    by_track = {row["track"]: row for row in rows}
-    cells = figure_cells(rows[0])[:3]
-    for track in results.TRACKS:
-        row = by_track.get(track, dict(war=None, uar=None))
-        cells += [percent(row["war"]), percent(row["uar"])]
-    return cells
-
-
-def significance_cells(row):
-    low, high = row["difference_speakers"]
-    return [
-        f"{row['first']} - {row['second']}", f"{row['war_first']:.2f} {row['war_second']:.2f}",
-        f"{row['difference']:+.2f}", f"{low:+.2f} {high:+.2f}", f"{row['speaker_p']:.3f}",
-        f"{np.median(row['mcnemar_p']):.2g}", f"{row['seeds_agree']}/{len(row['seeds'])}",
-    ]  # fmt: skip
-
-
-def significance_notes(rows):
-    notes = [f"{row['first']} - {row['second']}: {row['verdict']}, {row['speakers']} speakers" for row in rows]
-    notes += dict.fromkeys(note for row in rows for note in row["notes"])
-    return notes + [
-        "95% speakers: interval of the difference, bootstrap over speakers",
-        f"p speakers: sign flips of the speakers' differences; it decides, at {significance.LEVEL}",
-        "McNemar p: exact, median over seeds, takes utterances for independent;",
-        "seeds: in how many it separates the models in the direction of the difference",
-    ]
-
-
-def render(rows, style):
-    """Tables for reading: one for each table, source and database."""
-    groups = {}
-    for row in rows:
-        apart = row["track"] if row["table"] == SIGNIFICANCE else None
-        groups.setdefault((row["table"], row.get("source"), row["database"], apart), []).append(row)
-    return "\n\n".join(STYLES[style](*readable(*key[:3], part)) for key, part in groups.items())
-
-
-def readable(table, source, database, rows):
-    """Title, header, cells and notes of one table."""
-    if table == "databases":
-        language = rows[0]["language"]
-        cells = [
-            [row["count"], *("-" if row[name] is None else str(row[name]) for name in DATABASE_HEADER[1:])]
-            for row in rows
-        ]
-        notes = ["partial database"] if rows[0]["partial"] else []
-        return f"{database} ({language})" if language else database, DATABASE_HEADER, cells, notes
-    if table == SIGNIFICANCE:
-        title = f"{database}: significance, leaving one {rows[0]['protocol']} out, {TRACK_NAMES[rows[0]['track']]}"
-        notes = significance_notes(rows) + ([ORACLE_NOTE] if rows[0]["track"] == "oracle" else [])
-        return title, SIGNIFICANCE_HEADER, list(map(significance_cells, rows)), notes
-    protocol = next((row["protocol"] for row in rows if row["war"] is not None), None)
-    tracks = list(dict.fromkeys(row["track"] for row in rows))
-    by_method = {}
-    for row in rows:
-        by_method.setdefault(row["method"], []).append(row)
-    if len(tracks) > 1:  # --track all
-        how = f", ours leaving one {protocol} out" if protocol else ", not run yet"
-        notes = {}  # what is true of every track is said once
-        for track in tracks:
-            for note in figure_notes([row for row in rows if row["track"] == track]):
-                notes.setdefault(note, []).append(TRACK_NAMES[track])
-        notes = [note if len(names) == len(tracks) else f"{', '.join(names)}: {note}" for note, names in notes.items()]
-        cells = list(map(track_cells, by_method.values()))
-        return (
-            f"{database}: {table}, {source}{how}",
-            TRACK_HEADER,
-            cells,
-            [FIGURE_NOTE.partition(";")[0], *notes, ORACLE_NOTE],
-        )
-    how = f", ours leaving one {protocol} out, {TRACK_NAMES[tracks[0]]}" if protocol else ", not run yet"
-    intervals = [f"{row['method']}: {told}" for row in rows if (told := interval_note(row))]
-    notes = [FIGURE_NOTE, *figure_notes(rows), *intervals] + ([ORACLE_NOTE] if "oracle" in tracks else [])
-    return f"{database}: {table}, {source}{how}", FIGURE_HEADER, list(map(figure_cells, rows)), notes
-
-
-def as_text(title, header, cells, notes):
-    widths = [max(len(row[i]) for row in [header, *cells]) for i in range(len(header))]
-
-    def line(row):
-        return " ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths))
-        )
-
-    rule = "-" * (sum(widths) + len(widths) - 1)
-    title, *notes = (textwrap.fill(text, WIDTH) for text in (title, *notes))
-    return "\n".join([title, rule, line(header), rule, *map(line, cells), rule, *notes])
-
-
-def as_markdown(title, header, cells, notes):
-    escaped = [[cell.replace("*", "\\*").replace("|", "\\|") for cell in row] for row in cells]
-    rows = [header, ["---"] + ["---:"] * (len(header) - 1), *escaped]
-    notes = [note.replace("*", "\\*") for note in notes]
-    return "\n".join(
-        [f"**{title}**", "", *("| " + " | ".join(row) + " |" for row in rows), *(f"\n{note}" for note in notes)]
-    )
-
-
-def as_latex(title, header, cells, notes):
-    def escape(text):
-        return text.translate(LATEX)
-
-    rows = [" & ".join(map(escape, row)) + r" \\" for row in (header, *cells)]
-    caption = escape(". ".join([title, *notes]))
-    return "\n".join([
-        r"\begin{table}", rf"\caption{{{caption}}}", rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}", r"\hline",
-        rows[0], r"\hline", *rows[1:], r"\hline", r"\end{tabular}", r"\end{table}",
-    ])  # fmt: skip
-
-
-LATEX = str.maketrans({
-    "&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}", "±": r"$\pm$",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}",
-})  # fmt: skip
-STYLES = dict(text=as_text, markdown=as_markdown, latex=as_latex)
-
-
-def as_csv(rows):
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({name: json.dumps(cell) if isinstance(cell, list) else cell for name, cell in row.items()})
-    return text.getvalue().rstrip("\n")
 
 
 # -------------------------------------------------------------------------------------------- figures
@@ -638,13 +437,13 @@ def make_figure(options):
         if summary := summarize(found.get((database, model), {})):
             runs[track] = [fold for seed in summary.seeds for fold in found[database, model][seed]]
             summaries[track] = summary
-            told = figure_notes([dict(vars(summary), method=model, published_protocol=None)])
+            told = tables.figure_notes([dict(vars(summary), method=model, published_protocol=None)])
             notes += [note for note in told if note not in notes]
     if not runs:
         none = f"{options.runs}: has no finished fold of {database} {model} for this --track and --seed"
         raise protocols.UsageError("; ".join(damaged) or none)
     reached = {
-        track: f"WAR {percent(one.war, one.war_std)}, UAR {percent(one.uar, one.uar_std)}, seed {ranges(one.seeds)}"
+        track: f"WAR {tables.percent(one.war, one.war_std)}, UAR {tables.percent(one.uar, one.uar_std)}, seed {tables.ranges(one.seeds)}"
         for track, one in summaries.items()
     }
     title = f"{database}: {model}, leaving one {options.protocol} out"
@@ -698,7 +497,7 @@ def attention_figure(options, database, folds):
     title = (
         f"{database}: {name} is {classes[fold.labels[at]]}, recognised as {said} ({score:.2f})\n"
         f"by {settings['model']}, trained without {settings['protocol']} {settings['fold_name']}, "
-        f"seed {settings['seed']}, {TRACK_NAMES[options.track]}"
+        f"seed {settings['seed']}, {tables.TRACK_NAMES[options.track]}"
     )
     return figures.draw_attention(told, title, fold.config["deviations"])
 
@@ -712,7 +511,7 @@ def parse_command_line(arguments=None):
     add(
         "--table",
         default="all",
-        choices=(*TABLES, SIGNIFICANCE, "all"),
+        choices=(*TABLES, tables.SIGNIFICANCE, "all"),
         help="which table (default: all but significance)",
     )
     add(
@@ -730,7 +529,7 @@ def parse_command_line(arguments=None):
     )
     add("--seed", help="seeds to count, such as 0-4 or 0-2,5 (default: all that are there)")
     add("--runs", help="folder of the results, or of what --export wrote (default: runs)")
-    add("--format", default="text", choices=FORMATS, help="how to print (default: text)")
+    add("--format", default="text", choices=tables.FORMATS, help="how to print (default: text)")
     add("--figure", choices=FIGURES, help="draw a figure instead; needs requirements-figures.txt")
     add("--out", help="file of the figure: .png, .svg or .pdf")
     add("--model", help="model of the figure (default: the one that was run)")
@@ -778,7 +577,7 @@ def table_rows(table, databases, found, summaries, protocol, seeds, track, model
     """Rows of one table, of the runs that `collect` found."""
     if table == "databases":
         return database_rows(databases, found)
-    if table == SIGNIFICANCE:
+    if table == tables.SIGNIFICANCE:
         return significance_rows(models, databases, found, protocol, track)
     return figure_rows(table, databases, protocol, seeds, track, summaries)
 
@@ -817,12 +616,7 @@ def main(arguments=None):
     if options.figure:
         return make_figure(options)
     rows, damaged = make_rows(options)
-    if options.format == "json":
-        print(json.dumps(rows, indent=1, ensure_ascii=False))
-    elif options.format == "csv":
-        print(as_csv(rows))
-    else:
-        print(render(rows, options.format))
+    print(tables.render(rows, options.format))
     for note in damaged:
         print(f"evaluate.py: {note}", file=sys.stderr)
 

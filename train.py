@@ -36,6 +36,7 @@ import evaluate
 import features
 import protocols
 import results
+import tables
 
 # engine.py imports torch, which takes a second, so the functions that use them import them: --help answers at once
 
@@ -725,12 +726,12 @@ def print_summary(config, database):
                 continue
             if summary:
                 cells.append([
-                    model, track, evaluate.ranges(summary.seeds), f"{summary.folds_done}/{summary.folds_total}",
-                    evaluate.percent(summary.war, summary.war_std), evaluate.percent(summary.uar, summary.uar_std),
+                    model, track, tables.ranges(summary.seeds), f"{summary.folds_done}/{summary.folds_total}",
+                    tables.percent(summary.war, summary.war_std), tables.percent(summary.uar, summary.uar_std),
                 ])  # fmt: skip
                 notes += [note for note in summary.notes if note not in notes]
     header = ["model", "track", "seeds", "folds", "WAR", "UAR"]
-    print("\n" + evaluate.as_text(f"{database.name}, leaving one {config.protocol} out", header, cells, notes))
+    print("\n" + tables.as_text(f"{database.name}, leaving one {config.protocol} out", header, cells, notes))
     print(f"tables: {tables_command(config, database)}")
 
 

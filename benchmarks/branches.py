@@ -23,11 +23,11 @@ PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))
 
 import engine
-import evaluate
 import models
 import predict
 import protocols
 import results
+import tables
 import train
 
 MODEL = "tft"
@@ -118,7 +118,7 @@ def main(arguments=None):
     cells = [[row[0], str(row[1]), *(f"{value:.1f}" for value in row[2:])] for row in cells]
     cells.append(["mean", "", *(f"{value:.1f}" for value in means)])
     note = f"{results.processor()}, Python {platform.python_version()}, torch {torch.__version__}"
-    print(evaluate.as_text(f"{database.name}: what the branches of TFT decide", HEADER, cells, [note]))
+    print(tables.as_text(f"{database.name}: what the branches of TFT decide", HEADER, cells, [note]))
 
 
 if __name__ == "__main__":

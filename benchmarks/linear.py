@@ -25,10 +25,10 @@ import numpy as np
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))
 
-import evaluate
 import features
 import protocols
 import results
+import tables
 import train
 
 PENALTY = 30.0  # on the squared weights of z-scored numbers
@@ -111,14 +111,14 @@ def main(arguments=None):
     told = [(fold.name, [protocols.war(one[i]) for one in columns.values()]) for i, fold in enumerate(folds)]
     for name, figure in ("all, WAR", protocols.war), ("all, UAR", protocols.uar):
         told.append((name, [figure(sum(matrices)) for matrices in columns.values()]))
-    cells = [[name, *(evaluate.percent(100 * value) for value in values)] for name, values in told]
+    cells = [[name, *(tables.percent(100 * value) for value in values)] for name, values in told]
     notes = [f"WAR of each {options.protocol}, then pooled, in per cent; penalty {PENALTY:g}"]
     notes += [] if own is None else ["speaker: z-scored by each speaker's own statistics, transductive"]
     notes += ["partial database"] if database.partial else []
     notes += ["a speaker has one utterance: no statistics of the speaker's own"] if own is None else []
     notes.append(f"{results.processor()}, Python {platform.python_version()}, NumPy {np.__version__}")
     title = f"{database.name}: a linear classifier, leaving one {options.protocol} out"
-    print(evaluate.as_text(title, ["fold", *columns], cells, notes))
+    print(tables.as_text(title, ["fold", *columns], cells, notes))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ import evaluate
 import protocols
 import reproduce
 import results
+import tables
 import train
 
 DECIDES = "held-out WAR"  # what a setting is chosen by
@@ -95,7 +96,7 @@ def table(header, rows):
 def spread(values):
     """Mean, and standard deviation over seeds where there are several."""
     values = list(values)
-    return evaluate.percent(np.mean(values), np.std(values, ddof=1) if len(values) > 1 else None) if values else "-"
+    return tables.percent(np.mean(values), np.std(values, ddof=1) if len(values) > 1 else None) if values else "-"
 
 
 def cells(runs):
@@ -109,10 +110,10 @@ def cells(runs):
 def cell_row(runs, model, published):
     ours, paper = runs.summary(model), published.get("war")
     others = {track: runs.summary(model, track) for track in ("validation", "oracle")}
-    row = [model, evaluate.percent(paper), evaluate.percent(published.get("uar"))]
+    row = [model, tables.percent(paper), tables.percent(published.get("uar"))]
     if ours is None:
         only = others["validation"]
-        told = ["", evaluate.percent(only.war, only.war_std), "", "", "; ".join(notes_of(only))] if only else [""] * 5
+        told = ["", tables.percent(only.war, only.war_std), "", "", "; ".join(notes_of(only))] if only else [""] * 5
         return row + ["not run", "", "", *told]
     bounds, verdict = ours.war_speakers, "-"
     if bounds:
@@ -122,9 +123,9 @@ def cell_row(runs, model, published):
     for track, one in others.items():
         notes += [f"{track}: {note}" for note in notes_of(one) if note not in notes]
     return row + [
-        evaluate.percent(ours.war, ours.war_std), evaluate.percent(ours.uar, ours.uar_std),
+        tables.percent(ours.war, ours.war_std), tables.percent(ours.uar, ours.uar_std),
         "-" if paper is None else f"{ours.war - paper:+.2f}", verdict,
-        *(evaluate.percent(one.war, one.war_std) if one else "-" for one in others.values()),
+        *(tables.percent(one.war, one.war_std) if one else "-" for one in others.values()),
         f"{ours.folds_done}/{ours.folds_total}", "; ".join(notes) or "-",
     ]  # fmt: skip
 
@@ -149,7 +150,7 @@ def how_it_was_made(studies):
                 told = (config["settings"]["epochs"], "; ".join(config["deviations"]) or "none")
                 told += tuple(config["machine"].get(name, "-") for name in MACHINE)
                 groups.setdefault((*told, config["code"]["models.py"][:8]), set()).add(config["settings"]["seed"])
-            rows += [[model + what, evaluate.ranges(sorted(groups[told])), *told] for told in sorted(groups, key=str)]
+            rows += [[model + what, tables.ranges(sorted(groups[told])), *told] for told in sorted(groups, key=str)]
     return table(["model", "seeds", "epochs", "not the default", *MACHINE, "models.py"], rows)
 
 
@@ -236,7 +237,7 @@ def beside(ours, usual):
     if not seeds:
         return "-", "-"
     apart = f"{mean:+.2f}" + ("" if error is None else f" ± {error:.2f}")
-    return evaluate.ranges(seeds), f"{spread(ours[seed] for seed in seeds)} ({apart})"
+    return tables.ranges(seeds), f"{spread(ours[seed] for seed in seeds)} ({apart})"
 
 
 def settings_apart(runs, other, model, flags):
@@ -299,9 +300,7 @@ def sensitivity(runs):
     if not rows:
         return ""
     defaults = [
-        line_of(
-            "default", model, [(evaluate.ranges(sorted(one)) or "-", spread(one.values())) for one in told.values()]
-        )
+        line_of("default", model, [(tables.ranges(sorted(one)) or "-", spread(one.values())) for one in told.values()])
         for model, told in usual.items()
     ]
     verdict = f"Better than the default on held-out speakers by more than {STANDARD_ERRORS} standard errors, for every"

@@ -20,6 +20,7 @@ import features
 import figures
 import protocols
 import results
+import tables
 
 ALL = ("--track", "all")
 SIGNIFICANCE = ("--table", "significance", "--models", "tft", "atfnn")
@@ -73,7 +74,7 @@ def edit(path, function, seal=True):
 # ------------------------------------------------------------------------------------ the same tables
 
 
-@pytest.mark.parametrize("style", evaluate.FORMATS)
+@pytest.mark.parametrize("style", tables.FORMATS)
 @pytest.mark.parametrize("how", [(), ALL, ("--track", "validation"), ("--track", "oracle", "--seed", "1"),
                                  (*SIGNIFICANCE, *ALL), ("--db", "my", "--track", "oracle")], ids=" ".join)  # fmt: skip
 def test_the_tables_are_those_of_the_runs(how, style, written, run):

@@ -17,6 +17,7 @@ import engine
 import features
 import protocols
 import results
+import tables
 import train
 from benchmarks import synthetic
 
@@ -126,7 +127,7 @@ def test_every_model_and_every_fold_reach_the_tables(corpus, tmp_path, capsys):
     assert tft["war"] == pytest.approx(100 * np.mean(right))
     assert tft["uar"] == pytest.approx(100 * np.mean([np.mean(hits) for hits in recalls.values()]))
     assert "epochs 1 instead of 1000" in tft["notes"]
-    for style in evaluate.FORMATS:
+    for style in tables.FORMATS:
         assert run_evaluate("--runs", runs, "--format", style) == 0
         out = capsys.readouterr().out
         assert "74.43" in out and out.count("\n") > 30

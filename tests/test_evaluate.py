@@ -21,6 +21,7 @@ import features
 import protocols
 import results
 import significance
+import tables
 import train
 
 CLASSES = ("angry", "fear", "happy")
@@ -142,7 +143,7 @@ def ours(rows):
 
 @pytest.mark.parametrize("seeds", [[0], [0, 1, 2], [0, 1, 2, 5], [7, 9], list(range(1000))])
 def test_seeds_can_be_typed_as_the_tables_print_them(seeds):
-    assert results.parse_seeds(evaluate.ranges(seeds)) == seeds
+    assert results.parse_seeds(tables.ranges(seeds)) == seeds
 
 
 def test_each_seed_counts_once_and_in_order():

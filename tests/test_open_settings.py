@@ -20,6 +20,7 @@ import figures
 import predict
 import protocols
 import results
+import tables
 import train
 from benchmarks import synthetic
 
@@ -291,7 +292,7 @@ def test_every_table_of_a_speakers_statistics_says_transductive(corpus, tmp_path
     assert command(evaluate.main, "--runs", tmp_path, "--audit") == 0
     capsys.readouterr()
     for table, track in (("ablation", "last"), ("ablation", "all"), ("all", "last"), ("significance", "last")):
-        for style in evaluate.FORMATS:
+        for style in tables.FORMATS:
             how = [
                 "--db",
                 "small",
