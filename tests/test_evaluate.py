@@ -413,7 +413,7 @@ def test_text_tables_fit_a_terminal(arguments, shown, wide, run):
 
 
 def test_a_class_may_have_any_printable_name():
-    out = evaluate.as_markdown("title", ["", "found"], [["glad|merry", "3"], ["CNN*", "1"]], [])
+    out = tables.as_markdown("title", ["", "found"], [["glad|merry", "3"], ["CNN*", "1"]], [])
     assert r"| glad\|merry | 3 |" in out and r"| CNN\* | 1 |" in out
 
 
@@ -423,7 +423,7 @@ def test_a_class_may_have_any_printable_name():
 ])  # fmt: skip
 def test_latex_escapes(character, escaped):
     given = f"x{character}y"
-    out = evaluate.as_latex(given, ["head", given], [[given, "1"]], [given])
+    out = tables.as_latex(given, ["head", given], [[given, "1"]], [given])
     expected = f"x{escaped}y"
     assert rf"\caption{{{expected}. {expected}}}" in out
     assert rf"head & {expected} \\" in out and rf"{expected} & 1 \\" in out
