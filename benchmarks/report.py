@@ -59,11 +59,17 @@ class Runs:
         """The same, of the seeds with all folds."""
         return {seed: folds for seed, folds in self.found(model, track).items() if evaluate.is_complete(folds)}
 
+    def counted(self, model, track="last"):
+        """The same, or where no seed has all folds, those that evaluate.py counts."""
+        found = {seed: folds for seed, folds in self.found(model, track).items() if folds}
+        return {seed: found[seed] for seed in evaluate.seeds_that_count(found)} if found else {}
+
     def summary(self, model, track="last"):
         return evaluate.summarize(self.found(model, track))
 
-    def curves(self, model, track):
-        return {seed: list(map(archive.fold_curve, folds)) for seed, folds in self.folds(model, track).items()}
+    def curves(self, model, track, counted=False):
+        by_seed = (self.counted if counted else self.folds)(model, track)
+        return {seed: list(map(archive.fold_curve, folds)) for seed, folds in by_seed.items()}
 
     def any(self):
         return any(self.found(model, track) for model in reproduce.ROWS for track in results.TRAINED)
@@ -146,7 +152,8 @@ def how_it_was_made(studies):
     for what, runs in studies.items():
         for model in reproduce.ROWS:
             groups = {}  # (epochs, deviations, machine, code) -> seeds
-            for config in (fold.config for fold in whole_folds(runs, model)):
+            every = chain(*(runs.counted(model, track).values() for track in results.TRAINED))
+            for config in (fold.config for fold in chain(*every)):
                 told = (config["settings"]["epochs"], "; ".join(config["deviations"]) or "none")
                 told += tuple(config["machine"].get(name, "-") for name in MACHINE)
                 groups.setdefault((*told, config["code"]["models.py"][:8]), set()).add(config["settings"]["seed"])
@@ -196,8 +203,14 @@ def by_fold(runs):
 
 
 def learning(runs, model):
-    """Loss and WAR over the epochs, mean over seeds, of both tracks; the loss of `last` where it was trained."""
-    last, held = runs.curves(model, "last"), runs.curves(model, "validation")
+    """Loss and WAR over the epochs, mean over seeds, of both tracks; the loss of `last` where it was trained.
+
+    Where no seed of either has all folds, those that evaluate.py counts, and how many.
+    """
+    counted = not whole_folds(runs, model)
+    last, held = (runs.curves(model, track, counted) for track in ("last", "validation"))
+    done = [(track, runs.summary(model, track)) for track in results.TRAINED if counted]
+    which = "".join(f", {track} {one.folds_done}/{one.folds_total} folds" for track, one in done if one)
     trained = list(chain(*(last or held).values()))
     epochs = trained[0].epochs
     shown = np.unique(np.linspace(0, len(epochs) - 1, min(EPOCHS_SHOWN, len(epochs))).round().astype(int))
@@ -206,7 +219,7 @@ def learning(runs, model):
         loss = np.mean([curve.loss[epochs[at] - 1] for curve in trained])
         both = [spread(pooled(held, name, at).values()) for name in ("held", "test")]
         rows.append([epochs[at], f"{loss:.3f}", spread(pooled(last, "test", at).values()), *both])
-    header = [f"{model}: epoch", "training loss" if last else "training loss, trained without them", "test WAR"]
+    header = [f"{model}{which}: epoch", "training loss" if last else "training loss, trained without them", "test WAR"]
     return table([*header, "held-out WAR, trained without them", "test WAR, trained without them"], rows)
 
 
@@ -358,7 +371,7 @@ def sections(runs):
     if models:
         yield f"## By {runs.protocol}"
         yield by_fold(runs)
-    if trained := [model for model in reproduce.ROWS if whole_folds(runs, model)]:
+    if trained := [model for model in reproduce.ROWS if any(runs.counted(model, track) for track in results.TRAINED)]:
         yield "## Learning curves"
         yield from (learning(runs, model) for model in trained)
 

@@ -172,7 +172,9 @@ class Study:
         config = dict(settings=settings, deviations=[], machine={}, code={"models.py": "c" * 16})
         return {seed: [SimpleNamespace(config=config)] for seed in self.curves(model, track)}
 
-    def curves(self, model, track):
+    counted = folds
+
+    def curves(self, model, track, counted=False):
         at = ("validation", "last").index(track)
         return {
             seed: [
@@ -355,6 +357,9 @@ def test_seeds_without_all_folds_stand_in_no_table_of_the_report(of_two_seeds):
 def test_a_report_of_incomplete_seeds_alone_says_so(of_two_seeds):
     told = of_two_seeds("seed1/fold2", "seed0/fold2")
     assert " 2/3 | only 2/3 folds; epochs 3 instead of 1000; partial database |" in told and "| B |" not in told
+    assert "| tft | 0-1 | 3 |" in told  # how it was made
+    _, curve = told.split("| tft, last 2/3 folds: epoch |")
+    assert curve.splitlines()[2].startswith("| 2 |") and curve.splitlines()[3].startswith("| 3 |")
 
 
 def test_results_of_other_settings_are_told_before_anything_is_trained(of_two_seeds, tmp_path, monkeypatch, capsys):
@@ -386,7 +391,7 @@ def test_published_cells_are_those_counted_by_hand():
         assert f"| {np.mean(wars):.2f}±{np.std(wars, ddof=1):.2f} |" in line
 
 
-@pytest.mark.parametrize("folder", ["", "longer", "epochs-100"])
+@pytest.mark.parametrize("folder", ["", "longer", "epochs-100", "epochs-1000"])
 def test_the_published_report_is_what_the_published_predictions_give(folder, tmp_path, monkeypatch):
     shutil.copytree(PROJECT / "benchmarks" / "results", tmp_path / "benchmarks" / "results")
     shutil.copy(PROJECT / "benchmarks" / "published-confusion.csv", tmp_path / "benchmarks")
