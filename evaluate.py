@@ -344,7 +344,8 @@ def significance_rows(models, databases, found, protocol, track):
             told = significance.compare(ours, theirs, speakers)
             winner = {"first": first, "second": second}.get(told.verdict)
             rows.append(dict(
-                dict.fromkeys(FIGURE_KEYS), table=tables.SIGNIFICANCE, database=database, protocol=protocol, track=track,
+                dict.fromkeys(FIGURE_KEYS), table=tables.SIGNIFICANCE,
+                database=database, protocol=protocol, track=track,
                 first=first, second=second,
                 war_first=100 * float(ours.mean()), war_second=100 * float(theirs.mean()),
                 difference=100 * told.war_difference, difference_speakers=[100 * end for end in told.interval],
@@ -443,7 +444,8 @@ def make_figure(options):
         none = f"{options.runs}: has no finished fold of {database} {model} for this --track and --seed"
         raise protocols.UsageError("; ".join(damaged) or none)
     reached = {
-        track: f"WAR {tables.percent(one.war, one.war_std)}, UAR {tables.percent(one.uar, one.uar_std)}, seed {tables.ranges(one.seeds)}"
+        track: f"WAR {tables.percent(one.war, one.war_std)}, UAR {tables.percent(one.uar, one.uar_std)}, "
+        f"seed {tables.ranges(one.seeds)}"
         for track, one in summaries.items()
     }
     title = f"{database}: {model}, leaving one {options.protocol} out"
