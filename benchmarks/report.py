@@ -106,11 +106,14 @@ def spread(values):
 
 
 def cells(runs):
-    """Every published cell of the rows that this suite trains, beside ours."""
+    """Every published cell of the rows that were run, beside ours, and which were not."""
     published = {row["model"]: row for row in evaluate.read_published() if row["database"] == runs.db}
     header = ["model", "paper", "UAR", "ours", "UAR", "difference", "95 % over speakers, paper inside?", "validation",
               "oracle", "folds", "to know"]  # fmt: skip
-    return table(header, [cell_row(runs, model, published.get(model, {})) for model in reproduce.ROWS])
+    run = [model for model in reproduce.ROWS if any(runs.summary(model, track) for track in results.TRAINED)]
+    told = table(header, [cell_row(runs, model, published.get(model, {})) for model in run])
+    missing = ", ".join(model for model in reproduce.ROWS if model not in run)
+    return told + (f"\n\nNot run here: {missing}." if missing else "")
 
 
 def cell_row(runs, model, published):
@@ -119,8 +122,7 @@ def cell_row(runs, model, published):
     row = [model, tables.percent(paper), tables.percent(published.get("uar"))]
     if ours is None:
         only = others["validation"]
-        told = ["", tables.percent(only.war, only.war_std), "", "", "; ".join(notes_of(only))] if only else [""] * 5
-        return row + ["not run", "", "", *told]
+        return row + ["not run", *[""] * 3, tables.percent(only.war, only.war_std), "", "", "; ".join(notes_of(only))]
     bounds, verdict = ours.war_speakers, "-"
     if bounds:
         verdict = f"{bounds[0]:.2f} to {bounds[1]:.2f}"
@@ -223,7 +225,7 @@ def learning(runs, model):
     return table([*header, "held-out WAR, trained without them", "test WAR, trained without them"], rows)
 
 
-# ----------------------------------------------------------------------------------------- sensitivity
+# ----------------------------------------------------------------------------------------- comparisons
 
 
 def at_end(runs, model, epoch=None):
@@ -253,17 +255,21 @@ def beside(ours, usual):
     return tables.ranges(seeds), f"{spread(ours[seed] for seed in seeds)} ({apart})"
 
 
-def settings_apart(runs, other, model, flags):
-    """Names of the settings, other than those of `flags`, in which two studies of a model differ."""
-    settings = [whole_folds(one, model)[0].config["settings"] for one in (runs, other)]
-    config = train.parse_command_line(["--model", model, *flags])
+def made_by(runs, model):
+    """Settings of the seeds that have all folds."""
+    return whole_folds(runs, model)[0].config["settings"]
+
+
+def apart(wanted, told):
+    """Names of the settings in which two studies differ, of those that must be the same."""
+    return [name for name in {**wanted, **told} if name not in ASIDE and wanted.get(name) != told.get(name)]
+
+
+def with_flags(settings, model, flags):
+    """The settings of a model, those of `flags` as these set them."""
     names = {flag[2:].replace("-", "_") for flag in flags if flag.startswith("--")}
-    wanted = settings[0] | {name: told for name, told in train.settings_of(config, model).items() if name in names}
-    return [
-        name
-        for name in {**wanted, **settings[1]}
-        if name not in ASIDE and wanted.get(name) != settings[1].get(name)
-    ]  # fmt: skip
+    set_by = train.settings_of(train.parse_command_line(["--model", model, *flags]), model)
+    return settings | {name: told for name, told in set_by.items() if name in names}
 
 
 def is_better(by_model, models):
@@ -277,10 +283,40 @@ def is_better(by_model, models):
 
 
 def line_of(name, model, columns):
-    """A line of the table from (seeds, cell) of each column; seeds once where all columns have the same."""
+    """A line of a table from (seeds, cell) of each column; seeds once where all columns have the same."""
     seeds, cells = zip(*columns)
     same = set(seeds) - {"-"} or {"-"}
     return [name, model, same.pop() if len(same) == 1 else " / ".join(seeds), *cells]
+
+
+def usual_line(name, model, told):
+    """The same of what the other lines are compared with. told: column -> {seed: WAR}."""
+    return line_of(name, model, [(tables.ranges(sorted(one)) or "-", spread(one.values())) for one in told.values()])
+
+
+def at_chosen(runs, model):
+    """{seed: WAR} of the validation track: each fold at the epoch that its held-out speakers chose."""
+    return {
+        seed: 100 * float(np.mean(np.concatenate([fold.scores.argmax(1) == fold.labels for fold in folds])))
+        for seed, folds in runs.folds(model, "validation").items()
+    }
+
+
+def ablations(runs):
+    """Table of each ablation beside its full network, over the seeds that both have; "" where there is none."""
+    lines = []
+    for full, *others in reproduce.FAMILIES:
+        models = [model for model in (full, *others) if whole_folds(runs, model)]
+        told = {model: {**at_end(runs, model), "validation": at_chosen(runs, model)} for model in models}
+        if full not in told or len(told) < 2:
+            continue
+        lines.append(usual_line(full, "-", usual := told.pop(full)))
+        for model, ours in told.items():
+            if names := apart(made_by(runs, full) | dict(model=model), made_by(runs, model)):
+                lines.append([model, full, f"differs in {', '.join(names)}: not compared", *[""] * 4])
+            else:
+                lines.append(line_of(model, full, [beside(ours[column], usual[column]) for column in usual]))
+    return table(["model", "beside", "seeds", *QUANTITIES, "validation"], lines) if lines else ""
 
 
 def studies(runs):
@@ -302,8 +338,8 @@ def sensitivity(runs):
         for model in models:
             if model not in usual or not whole_folds(other, model):
                 continue
-            if apart := settings_apart(runs, other, model, flags):
-                rows.append([name, model, f"differs in {', '.join(apart)} too: not compared", *[""] * 3])
+            if names := apart(with_flags(made_by(runs, model), model, flags), made_by(other, model)):
+                rows.append([name, model, f"differs in {', '.join(names)} too: not compared", *[""] * 3])
                 continue
             ours = at_end(other, model, epoch)
             rows.append(line_of(name, model, [beside(ours[column], usual[model][column]) for column in QUANTITIES]))
@@ -312,10 +348,7 @@ def sensitivity(runs):
             verdicts[is_better(by_model, models)].append(name)
     if not rows:
         return ""
-    defaults = [
-        line_of("default", model, [(tables.ranges(sorted(one)) or "-", spread(one.values())) for one in told.values()])
-        for model, told in usual.items()
-    ]
+    defaults = [usual_line("default", model, told) for model, told in usual.items()]
     verdict = f"Better than the default on held-out speakers by more than {STANDARD_ERRORS} standard errors, for every"
     verdict += f" model that has the setting: {', '.join(verdicts[True]) or 'none'}."
     if verdicts[None]:
@@ -371,6 +404,14 @@ def sections(runs):
     if models:
         yield f"## By {runs.protocol}"
         yield by_fold(runs)
+    if compared := ablations(runs):
+        yield "## Ablations beside the full network"
+        yield (
+            "After the last epoch, on the tracks `validation` (held-out and tested speakers, trained without the former)\n"
+            "and `last`; in the last column at the epochs that the validation track chose. In brackets the mean difference\n"
+            "from the full network over the seeds that both have, ± its standard error."
+        )
+        yield compared
     if trained := [model for model in reproduce.ROWS if any(runs.counted(model, track) for track in results.TRAINED)]:
         yield "## Learning curves"
         yield from (learning(runs, model) for model in trained)

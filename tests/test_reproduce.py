@@ -160,8 +160,8 @@ def test_each_setting_is_what_it_is_called():
 class Study:
     """Stands in for report.Runs: {model: (settings, {seed: {epoch: (held-out WAR, test WAR)}})}, one fold a seed.
 
-    None: its track was not trained. Trained without the held-out speakers the tested one's WAR is always 20. The
-    loss of an epoch is its number, one more on the track `last`.
+    None: its track was not trained. Trained without the held-out speakers the tested one's WAR is always 20, but 10
+    more than the seed at the chosen epoch. The loss of an epoch is its number, one more on the track `last`.
     """
 
     def __init__(self, told, folder=Path("x")):
@@ -170,7 +170,14 @@ class Study:
     def folds(self, model, track="last"):
         settings, _ = self.told.get(model, ({}, {}))
         config = dict(settings=settings, deviations=[], machine={}, code={"models.py": "c" * 16})
-        return {seed: [SimpleNamespace(config=config)] for seed in self.curves(model, track)}
+        return {
+            seed: [
+                SimpleNamespace(
+                    config=config, labels=np.zeros(100), scores=np.eye(2)[(np.arange(100) >= 10 + seed).astype(int)]
+                )
+            ]
+            for seed in self.curves(model, track)
+        }
 
     counted = folds
 
@@ -202,8 +209,12 @@ def lines_of_sensitivity(monkeypatch, rows, studies):
     """{(setting, model): cells}, and the verdict."""
     monkeypatch.setattr(report, "Runs", lambda folder, db: Study(studies.get(folder.name, {}), folder))
     text, verdict, _ = [*report.sensitivity(Study(rows)).split("\n\n"), "", ""][:3]
+    return cells_of(text), verdict
+
+
+def cells_of(text):
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[2:]]
-    return {(setting, model): others for setting, model, *others in cells}, verdict
+    return {(first, second): others for first, second, *others in cells}
 
 
 def test_held_out_speakers_decide_what_a_setting_is_worth(monkeypatch):
@@ -314,6 +325,30 @@ def test_the_papers_own_precision_is_a_setting_of_rows_made_in_another(monkeypat
     assert cells["precision float32", "tft"] == ["0", "-", "-", "31.00 (+1.00)"]
 
 
+def test_ablations_stand_beside_their_full_network():
+    short, both = ("--epochs", "9"), {0: {9: (50, 30)}, 1: {9: (52, 32)}, 2: {9: (54, 35)}}
+    rows = {
+        "tft": (settings("tft", *short), both),
+        "tft-t+f": (
+            settings("tft-t+f", *short),
+            {2: {9: (55, 36)}, 0: {9: (50, 32)}, 1: {9: (54, 34)}, 7: {9: (0, 0)}},
+        ),
+        "tft-t+tf": (settings("tft-t+tf", *short), {1: {9: (None, 30)}}),
+        "tft-f+tf": (settings("tft-f+tf", "--epochs", "8"), both),
+        "afnn": (settings("afnn", *short), both),  # without its full network
+    }
+    cells = cells_of(report.ablations(Study(rows)))
+    assert list(cells) == [("tft", "-"), ("tft-t+f", "tft"), ("tft-t+tf", "tft"), ("tft-f+tf", "tft")]
+    assert cells["tft", "-"] == ["0-2", "52.00±2.00", "20.00±0.00", "32.33±2.52", "11.00±1.00"]
+    assert cells["tft-t+f", "tft"] == [
+        "0-2", "53.00±2.65 (+1.00 ± 0.58)", "20.00±0.00 (+0.00 ± 0.00)", "34.00±2.00 (+1.67 ± 0.33)",
+        "11.00±1.00 (+0.00 ± 0.00)",
+    ]  # fmt: skip
+    assert cells["tft-t+tf", "tft"] == ["1", "-", "-", "30.00 (-2.00)", "-"]
+    assert cells["tft-f+tf", "tft"][0] == "differs in epochs: not compared"
+    assert report.ablations(Study({"tft": rows["tft"]})) == report.ablations(Study({"afnn": rows["afnn"]})) == ""
+
+
 @pytest.mark.parametrize(
     "told, loss, expected",
     [
@@ -412,7 +447,7 @@ def test_a_study_from_its_recordings_to_its_report(tmp_path, monkeypatch, capfd)
     ]  # fmt: skip
     reproduce.main(arguments)
     told = (tmp_path / "results" / "casia.md").read_text()
-    assert "| atfnn | 48.75 |" in told and "| tft | 53.17 | 53.17 | not run |" in told
+    assert "| atfnn | 48.75 |" in told and "Not run here: tft, tft-t+f," in told
     assert "| gate none | atfnn | 0 |" in told and "softmax" not in told and "not compared" not in told
     capfd.readouterr()
     reproduce.main(arguments)  # nothing is left to train
