@@ -205,8 +205,9 @@ def settings(model, *flags):
     return dict(model=model, seed=0, fold=1, track="last", recordings="r") | train.settings_of(config, model)
 
 
-def lines_of_sensitivity(monkeypatch, rows, studies):
+def lines_of_sensitivity(monkeypatch, rows, studies, seeds_to_decide=3):
     """{(setting, model): cells}, and the verdict."""
+    monkeypatch.setattr(report, "SEEDS_TO_DECIDE", seeds_to_decide)
     monkeypatch.setattr(report, "Runs", lambda folder, db: Study(studies.get(folder.name, {}), folder))
     text, verdict, _ = [*report.sensitivity(Study(rows)).split("\n\n"), "", ""][:3]
     return cells_of(text), verdict
@@ -267,6 +268,8 @@ def test_held_out_speakers_decide_what_a_setting_is_worth(monkeypatch):
     first, _, undecided = verdict.partition(" Too few runs to say: ")
     assert first.endswith(": dropout 0.1, bn-momentum 0.01.")
     assert undecided == "normalization none, normalization speaker (transductive), overlap 0.5."
+    cells_again, verdict = lines_of_sensitivity(monkeypatch, rows, studies, seeds_to_decide=4)
+    assert cells_again == cells and ": none. Too few" in verdict and " dropout 0.1, " in verdict
 
 
 def test_studies_that_differ_in_more_are_not_compared(monkeypatch):
