@@ -1,4 +1,4 @@
-"""Report of a database, from published predictions alone: tables, confusions, speakers, curves, sensitivity, findings.
+"""Report of a database, from published predictions alone: findings, tables, confusions, speakers, curves, comparisons.
 
     python benchmarks/report.py --db casia      # from benchmarks/results/casia/ to benchmarks/results/casia.md
 
@@ -30,6 +30,7 @@ import train
 DECIDES = "held-out WAR"  # what a setting is chosen by
 QUANTITIES = {DECIDES: ("validation", "held"), "test WAR, trained without them": ("validation", "test"),
               "test WAR": ("last", "test")}  # fmt: skip
+CHOSEN = "validation"  # a further column: the track's result
 EPOCHS_SHOWN = 20  # rows of a table of learning curves, at most
 FEWEST_SEEDS = 3  # whose differences have a standard error
 SEEDS_TO_DECIDE = 5  # the first three put normalization none ahead for TFT by 2.4 standard errors, all five by 0.7
@@ -230,14 +231,25 @@ def learning(runs, model):
 
 
 def at_end(runs, model, epoch=None):
-    """{column of QUANTITIES: {seed: WAR}} at the last evaluated epoch, or at an earlier one, {} where it is none."""
+    """{column of QUANTITIES: {seed: WAR}} at the last evaluated epoch, or at an earlier one, {} where it is none.
+
+    And of CHOSEN, which knows no earlier epoch.
+    """
     told = {}
     for column, (track, name) in QUANTITIES.items():
         curves = runs.curves(model, track)
         epochs = next(iter(curves.values()))[0].epochs.tolist() if curves else []
         at = -1 if epoch is None else epochs.index(epoch) if epoch in epochs[:-1] else None
         told[column] = {} if at is None else pooled(curves, name, at)
-    return told
+    return {**told, CHOSEN: at_chosen(runs, model) if epoch is None else {}}
+
+
+def at_chosen(runs, model):
+    """{seed: WAR} of the validation track: each fold at the epoch that its held-out speakers chose."""
+    return {
+        seed: 100 * float(np.mean(np.concatenate([fold.scores.argmax(1) == fold.labels for fold in folds])))
+        for seed, folds in runs.folds(model, "validation").items()
+    }
 
 
 def difference(ours, usual):
@@ -276,11 +288,17 @@ def with_flags(settings, model, flags):
 def is_better(by_model, models):
     """Does a setting beat the default on held-out speakers for all `models`? None: too few runs to say.
 
-    by_model: model -> mean and standard error of the difference.
+    by_model: model -> mean and standard error of the difference, None where seeds are too few.
     """
-    if not all(by_model.get(model, (None, None))[1] for model in models):  # no seeds, too few, or all of them alike
-        return None
-    return all(by_model[model][0] > STANDARD_ERRORS * by_model[model][1] for model in models)
+    told = [by_model.get(model, (None, None)) for model in models]
+    beats = [mean > STANDARD_ERRORS * error if error else None for mean, error in told]  # 0: all seeds alike
+    return False if False in beats else None if None in beats else True
+
+
+def columns_beside(ours, usual, settings):
+    """(seeds, cell) of each column; CHOSEN only where the choice was among the same epochs, by the two `settings`."""
+    alike = len({one.get("eval_every") for one in settings}) == 1
+    return [beside(told if alike or column != CHOSEN else {}, usual[column]) for column, told in ours.items()]
 
 
 def line_of(name, model, columns):
@@ -295,29 +313,22 @@ def usual_line(name, model, told):
     return line_of(name, model, [(tables.ranges(sorted(one)) or "-", spread(one.values())) for one in told.values()])
 
 
-def at_chosen(runs, model):
-    """{seed: WAR} of the validation track: each fold at the epoch that its held-out speakers chose."""
-    return {
-        seed: 100 * float(np.mean(np.concatenate([fold.scores.argmax(1) == fold.labels for fold in folds])))
-        for seed, folds in runs.folds(model, "validation").items()
-    }
-
-
 def ablations(runs):
     """Table of each ablation beside its full network, over the seeds that both have; "" where there is none."""
     lines = []
     for full, *others in reproduce.FAMILIES:
-        models = [model for model in (full, *others) if whole_folds(runs, model)]
-        told = {model: {**at_end(runs, model), "validation": at_chosen(runs, model)} for model in models}
+        told = {model: at_end(runs, model) for model in (full, *others) if whole_folds(runs, model)}
         if full not in told or len(told) < 2:
             continue
         lines.append(usual_line(full, "-", usual := told.pop(full)))
         for model, ours in told.items():
-            if names := apart(made_by(runs, full) | dict(model=model), made_by(runs, model)):
+            both = made_by(runs, full), made_by(runs, model)
+            has = {name: value for name, value in both[0].items() if model in train.OPEN.get(name, (model,))}
+            if names := apart(has | dict(model=model), both[1]):
                 lines.append([model, full, f"differs in {', '.join(names)}: not compared", *[""] * 4])
             else:
-                lines.append(line_of(model, full, [beside(ours[column], usual[column]) for column in usual]))
-    return table(["model", "beside", "seeds", *QUANTITIES, "validation"], lines) if lines else ""
+                lines.append(line_of(model, full, columns_beside(ours, usual, both)))
+    return table(["model", "beside", "seeds", *QUANTITIES, CHOSEN], lines) if lines else ""
 
 
 def studies(runs):
@@ -339,11 +350,12 @@ def sensitivity(runs):
         for model in models:
             if model not in usual or not whole_folds(other, model):
                 continue
-            if names := apart(with_flags(made_by(runs, model), model, flags), made_by(other, model)):
-                rows.append([name, model, f"differs in {', '.join(names)} too: not compared", *[""] * 3])
+            both = with_flags(made_by(runs, model), model, flags), made_by(other, model)
+            if names := apart(*both):
+                rows.append([name, model, f"differs in {', '.join(names)} too: not compared", *[""] * 4])
                 continue
             ours = at_end(other, model, epoch)
-            rows.append(line_of(name, model, [beside(ours[column], usual[model][column]) for column in QUANTITIES]))
+            rows.append(line_of(name, model, columns_beside(ours, usual[model], both)))
             decides = ours[DECIDES], usual[model][DECIDES]
             enough = len(decides[0].keys() & decides[1].keys()) >= SEEDS_TO_DECIDE
             by_model[model] = difference(*decides) if enough else (None, None)
@@ -352,12 +364,14 @@ def sensitivity(runs):
     if not rows:
         return ""
     defaults = [usual_line("default", model, told) for model, told in usual.items()]
-    verdict = f"Better than the default on held-out speakers by more than {STANDARD_ERRORS} standard errors, for every"
-    verdict += f" model that has the setting: {', '.join(verdicts[True]) or 'none'}."
-    if verdicts[None]:
-        verdict += f" Too few runs to say: {', '.join(verdicts[None])}."
+    verdict = (
+        f"Better than the default on held-out speakers, by more than {STANDARD_ERRORS} standard errors on at least"
+    )
+    verdict += f" {SEEDS_TO_DECIDE} seeds for every model that has the setting: {', '.join(verdicts[True]) or 'none'}."
+    for what, names in ("Not so", verdicts[False]), ("Too few runs to say", verdicts[None]):
+        verdict += f" {what}: {', '.join(names)}." if names else ""
     made = how_it_was_made({f": {setting}": other for setting, other, *_, epoch in studied if not epoch})
-    return "\n\n".join([table(["setting", "model", "seeds", *QUANTITIES], defaults + rows), verdict, made])
+    return "\n\n".join([table(["setting", "model", "seeds", *QUANTITIES, CHOSEN], defaults + rows), verdict, made])
 
 
 # ------------------------------------------------------------------------------------------- the report
@@ -430,8 +444,9 @@ def report(folder, db, options):
     yield "## What the open decisions are worth"
     yield (
         "One setting changed at a time. Held-out WAR is that of the training speakers held out by the validation\n"
-        "track, by which alone choices are made; test WAR that of the tested speakers; all after the last epoch. In\n"
-        "brackets the mean difference from the default over the seeds that both have, ± its standard error."
+        "track, by which alone choices are made; test WAR that of the tested speakers; both after the last epoch. In the\n"
+        "last column tested speakers at the epochs that the validation track chose. In brackets the mean difference\n"
+        "from the default over the seeds that both have, ± its standard error."
     )
     yield sensitivity(Runs(folder, db)) or (
         f"Not run here (`python benchmarks/reproduce.py --db {db} --part sensitivity`)."
