@@ -247,7 +247,7 @@ def at_end(runs, model, epoch=None):
 def at_chosen(runs, model):
     """{seed: WAR} of the validation track: each fold at the epoch that its held-out speakers chose."""
     return {
-        seed: 100 * float(np.mean(np.concatenate([fold.scores.argmax(1) == fold.labels for fold in folds])))
+        seed: 100 * protocols.war(sum(protocols.confusion(fold.labels, fold.scores) for fold in folds))
         for seed, folds in runs.folds(model, "validation").items()
     }
 
@@ -364,10 +364,9 @@ def sensitivity(runs):
     if not rows:
         return ""
     defaults = [usual_line("default", model, told) for model, told in usual.items()]
-    verdict = (
-        f"Better than the default on held-out speakers, by more than {STANDARD_ERRORS} standard errors on at least"
-    )
-    verdict += f" {SEEDS_TO_DECIDE} seeds for every model that has the setting: {', '.join(verdicts[True]) or 'none'}."
+    verdict = f"Better than the default on held-out speakers, by more than {STANDARD_ERRORS} standard errors on at"
+    verdict += f" least {SEEDS_TO_DECIDE} seeds for every model that has the setting: "
+    verdict += f"{', '.join(verdicts[True]) or 'none'}."
     for what, names in ("Not so", verdicts[False]), ("Too few runs to say", verdicts[None]):
         verdict += f" {what}: {', '.join(names)}." if names else ""
     made = how_it_was_made({f": {setting}": other for setting, other, *_, epoch in studied if not epoch})

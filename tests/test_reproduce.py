@@ -174,7 +174,9 @@ class Study:
         return {
             seed: [
                 SimpleNamespace(
-                    config=config, labels=np.zeros(100), scores=np.eye(2)[(np.arange(100) >= 10 + seed).astype(int)]
+                    config=config,
+                    labels=np.zeros(100, int),
+                    scores=np.eye(2)[(np.arange(100) >= 10 + seed).astype(int)],
                 )
             ]
             for seed in self.curves(model, track)
