@@ -4,11 +4,16 @@
 (`begin_epoch`) and collects their losses (`end_epoch`), so that several folds can work on one GPU at once, each
 on its own stream. The host waits for the device once an epoch. Engines, chosen by `choose_engine`:
 
-    eager   runs a step operation by operation; on a CPU, and the reference
-    graph   records a step once as a CUDA graph and replays it, which spares the time between small kernels
+    eager     runs a step operation by operation; on a CPU, and the reference
+    graph     records a step once as a CUDA graph and replays it, which spares the time between small kernels
+    compiled  the same of what torch.compile makes of the network: fewer kernels and passes over memory, later start
 """
 
+import functools
+import importlib.util
 import os
+import shutil
+import warnings
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -23,6 +28,7 @@ import protocols
 EVAL_BATCH = 256  # segments scored at once
 VARIANCE_FLOOR = 1e-8  # of a band's log energy, for recordings with digital silence
 WARM_UP = 3  # steps before a graph is recorded, taken back afterwards
+WORTH_COMPILING = 50  # epochs: it takes half a minute, once for each network and precision
 
 # ----------------------------------------------------------------------------------------------- data
 
@@ -103,15 +109,28 @@ def choose_device(wish, number=0):
         raise protocols.UsageError("--device cuda: there is no GPU that torch can use; say --device cpu")
     if wish == "cpu" or not torch.cuda.is_available():
         return "cpu"
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")  # folds at once do not wait in each other's queue
     torch.cuda.set_device(number % torch.cuda.device_count())
     torch.backends.mha.set_fastpath_enabled(False)  # scoring: not known to be right for heads of few numbers on GPUs
     return "cuda"
 
 
-def choose_engine(wish, device):
-    if wish == "graph" and device == "cpu":
-        raise protocols.UsageError("--engine graph: records work of a GPU; say --engine eager, or leave it away")
-    return "eager" if wish == "auto" else wish  # graph is not measured on a GPU yet
+def choose_engine(wish, device, epochs=0, dropout=0.0):
+    """`auto` records steps on a GPU, and compiles them where that is possible and `epochs` are enough to repay it."""
+    if wish in ("graph", "compiled") and device == "cpu":
+        raise protocols.UsageError(f"--engine {wish}: records work of a GPU; say --engine eager, or leave it away")
+    if wish == "compiled" and not can_compile():
+        raise protocols.UsageError("--engine compiled: torch.compile needs triton and a C compiler; say --engine graph")
+    if wish != "auto":
+        return wish
+    if device == "cpu" or dropout:
+        return "eager"
+    return "compiled" if epochs >= WORTH_COMPILING and can_compile() else "graph"
+
+
+def can_compile():
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    return bool(importlib.util.find_spec("triton") and compiler)
 
 
 def prepare(device, deterministic):
@@ -147,11 +166,19 @@ def model_options(settings):
     return {name: settings[name] for name in models.OPTIONS if name in settings}
 
 
-def train_step(model, optimizer, x, y, precision="float32", double_softmax=False):
+@functools.cache
+def compiled_network():
+    """model(x) by torch.compile: one for all folds, as the weights are arguments of what it makes."""
+    torch._dynamo.config.recompile_limit = 64  # networks, precisions and settings that one process trains
+    warnings.filterwarnings("ignore", module="torch._inductor")  # its advice on kernels and precisions
+    return torch.compile(lambda model, x: model(x), dynamic=False)
+
+
+def train_step(model, optimizer, x, y, precision="float32", double_softmax=False, compiled=False):
     """One step of Adam on the cross-entropy of the logits, or of their softmax, as TFT eq. 13 reads."""
     optimizer.zero_grad(set_to_none=True)
     with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=False):
-        logits = model(x)
+        logits = compiled_network()(model, x) if compiled else model(x)
     logits = logits.float()
     loss = cross_entropy(logits.softmax(1) if double_softmax else logits, y)
     loss.backward()
@@ -193,7 +220,8 @@ class Training:
         self.place, self.number = (torch.zeros(1, dtype=torch.int64, device=device) for _ in range(2))
         self.within = torch.arange(self.sizes[0], device=device)
         self.losses = torch.zeros(len(self.sizes), device=device)
-        self.graphs = {}  # engine graph: size of a step -> its recording
+        self.recorded = engine != "eager"
+        self.graphs = {}  # size of a step -> its recording
         self.stream = None
         if on_gpu:
             torch.cuda.synchronize()  # the data were queued on another stream
@@ -204,8 +232,9 @@ class Training:
         index = self.order[self.place + self.within[:size]]
         x, y = gather(self.data, self.normalization, index), self.data.labels[index]
         settings = self.settings
+        compiled = self.engine == "compiled" and size == settings["batch_size"]  # not worth it for the odd last step
         loss = train_step(
-            self.model, self.optimizer, x, y, settings["precision"], settings.get("double_softmax", False)
+            self.model, self.optimizer, x, y, settings["precision"], settings.get("double_softmax", False), compiled
         )
         self.losses.index_copy_(0, self.number, loss.view(1))
         self.place += size
@@ -216,12 +245,12 @@ class Training:
         with torch.cuda.stream(self.stream), self.own_masks():
             permutation = epoch_order(len(self.segments), self.settings["seed"], self.epoch + 1)
             self.order.copy_(self.segments[permutation.to(self.segments.device)])
-            if self.engine == "graph":
+            if self.recorded:
                 for size in sorted(set(self.sizes) - set(self.graphs), reverse=True):
                     self.graphs[size] = self.record(size)
             self.place.zero_(), self.number.zero_()
             for done, size in enumerate(self.sizes, 1):
-                self.graphs[size].replay() if self.engine == "graph" else self.step(size)
+                self.graphs[size].replay() if self.recorded else self.step(size)
                 report(done, len(self.sizes))
 
     @contextmanager

@@ -15,12 +15,27 @@ from contextlib import nullcontext
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import conv2d, linear, unfold
+from torch.nn.functional import batch_norm, conv2d, linear, pad
 
 POOL_EPSILON = 1e-5  # inside the root of TFT's pooled standard deviation, whose gradient at 0 is infinite
 
 
+def on_gpu(x):
+    """The same is computed in another form there where that is faster; tests run both forms on a CPU."""
+    return x.device.type == "cuda"
+
+
 # ------------------------------------------------------------------------------------------------ TFT
+
+
+def patches(x, conv):
+    """What conv's kernel sees of x (b, 1, f, d), zeros around it: (b, rows, columns, taps).
+
+    torch's own `unfold` launches a kernel for each segment on a GPU.
+    """
+    (high, wide), (up, left) = conv.kernel_size, conv.padding
+    seen = pad(x[:, 0], (left, left, up, up)).unfold(1, high, conv.stride[0]).unfold(2, wide, conv.stride[1])
+    return seen.flatten(3)
 
 
 def folded_convolution(x, conv, norm):
@@ -29,16 +44,14 @@ def folded_convolution(x, conv, norm):
     A linear map of patches with mean m and covariance C has mean W m + b and variance diag(W C W'), so the batch's
     statistics come from its few taps, exactly, and scale and shift go into weight and bias. conv's own bias cancels.
     """
-    (high, wide), weight = conv.kernel_size, conv.weight.flatten(1)  # (c, taps)
-    x = x.view(len(x), *x.shape[2:], 1).permute(0, 3, 1, 2)  # the same, seen as channels last
+    weight, as_product = conv.weight.flatten(1), on_gpu(x) and norm.training  # (c, taps)
     with torch.autocast(x.device.type, enabled=False):
         if norm.training:
             with torch.no_grad():
-                patches = unfold(x, conv.kernel_size, padding=conv.padding, stride=conv.stride)
-                patches = patches.transpose(0, 1).flatten(1)  # (taps, n)
-                n, tap_mean = patches.shape[1], patches.mean(1)
-                patches -= tap_mean[:, None]
-                covariance = patches @ patches.T / n
+                seen = patches(x, conv)
+                n, tap_mean = seen[..., 0].numel(), seen.mean((0, 1, 2))
+                centred = (seen - tap_mean).flatten(0, 1)
+                covariance = (centred.mT @ centred).sum(0) / n  # row by row, which keeps a GPU busy
             mean, variance = weight @ tap_mean, ((weight @ covariance) * weight).sum(1)
             with torch.no_grad():
                 norm.running_mean.lerp_(mean + conv.bias, norm.momentum)
@@ -47,9 +60,37 @@ def folded_convolution(x, conv, norm):
         else:
             mean, variance = norm.running_mean - conv.bias, norm.running_var
         scale = norm.weight * (variance + norm.eps).rsqrt()
-        kernel = (weight * scale[:, None]).view(-1, high, wide, 1).permute(0, 3, 1, 2)
-        bias = norm.bias - mean * scale
+        kernel, bias = weight * scale[:, None], norm.bias - mean * scale
+        if as_product:
+            kernel, seen = with_bias_as_tap(kernel, bias, seen)
+    if as_product:
+        return linear(seen, kernel).relu_().permute(0, 3, 1, 2)
+    x = x.view(len(x), *x.shape[2:], 1).permute(0, 3, 1, 2)  # the same, seen as channels last
+    kernel = kernel.view(-1, *conv.kernel_size, 1).permute(0, 3, 1, 2)
     return conv2d(x, kernel, bias, conv.stride, conv.padding).relu_()
+
+
+def with_bias_as_tap(kernel, bias, seen):
+    """kernel (c, taps) with bias as one more tap, and seen (b, h, w, taps) with its 1, both filled up to whole eights.
+
+    A GPU takes such a product, and above all its gradient, in a fraction of the time of a convolution of one channel.
+    """
+    spare = -(kernel.shape[1] + 1) % 8
+    kernel = torch.cat([kernel, bias[:, None], kernel.new_zeros(len(kernel), spare)], 1)
+    one, none = (make(*seen.shape[:3], size) for make, size in ((seen.new_ones, 1), (seen.new_zeros, spare)))
+    return kernel, torch.cat([seen, one, none], 3)
+
+
+def normalized_convolution(x, conv, norm):
+    """norm(conv(x)); in training without conv's bias, which batch norm cancels, and its passes over the output."""
+    if not norm.training:
+        return norm(conv(x))
+    y, bias = conv2d(x, conv.weight, None, conv.stride, conv.padding), conv.bias.detach()
+    running_mean = norm.running_mean - bias
+    y = batch_norm(y, running_mean, norm.running_var, norm.weight, norm.bias, True, norm.momentum, norm.eps)
+    norm.running_mean.copy_(running_mean + bias)
+    norm.num_batches_tracked += 1
+    return y
 
 
 class ConvEncoder(nn.Module):
@@ -67,10 +108,10 @@ class ConvEncoder(nn.Module):
         )
 
     def forward(self, x):
-        conv, norm, _, *rest = self.layers
-        y = folded_convolution(x, conv, norm)  # (b, 1, f, d) -> (b, c, ...)
-        for layer in rest:
-            y = layer(y)
+        y = folded_convolution(x, *self.layers[:2])  # (b, 1, f, d) -> (b, c, ...)
+        y = normalized_convolution(y, *self.layers[3:5]).relu_()
+        if on_gpu(y):
+            return y.mean(1, dtype=self.layers[1].weight.dtype)
         # the mean over the channels as a product, whose gradient lies in memory as the channels do
         return y.permute(0, 2, 3, 1) @ y.new_full((y.shape[1],), 1 / y.shape[1])  # -> (b, ...)
 
@@ -198,55 +239,62 @@ class ScalarAttention(torch.autograd.Function):
     constant in j cancel in the softmax, which leaves (slope x_i + offset) x_j, and the values are affine in
     x_j, which leaves its mean m_i. x: (rows, f), slope and offset: (heads,) -> m: (rows, heads, f).
 
-    The weights are made again in the backward pass, a few rows at a time, so that they stay in the
-    processor's cache: kept, they would be 0.8 GB for 128 segments.
+    The weights are made again in the backward pass: kept, they would be 0.8 GB for 128 segments. On a CPU they are
+    made a few rows at a time, so that they stay in its cache; for a GPU sums are written out that compile to one
+    kernel, without any weights in memory.
     """
 
     @staticmethod
     def forward(ctx, x, slope, offset):
         s = slope[:, None] * x[:, None] + offset[:, None]  # (rows, heads, f)
-        moments = torch.stack([torch.ones_like(x), x, x.square()], 1)  # (rows, 3, f)
-        sums = x.new_empty(len(x), 3, s[0].numel())
-        for rows in ScalarAttention.blocks(x):
-            weights = ScalarAttention.weights(x[rows], s[rows])
-            torch.bmm(moments[rows], weights.transpose(1, 2), out=sums[rows])
-        total, mean, square = sums.view(len(x), 3, *s.shape[1:]).unbind(1)  # (rows, heads, f) each
+        low, high = (bound[:, None, None] for bound in x.aminmax(dim=1))
+        largest = torch.maximum(s * low, s * high)  # of s_i x_j over j
+        if not on_gpu(x):
+            moments = torch.stack([torch.ones_like(x), x, x.square()], 1)  # (rows, 3, f)
+            sums = x.new_empty(len(x), 3, s[0].numel())
+            for rows in ScalarAttention.blocks(x):
+                weights = ScalarAttention.weights(x[rows], s[rows], largest[rows])
+                torch.bmm(moments[rows], weights.transpose(1, 2), out=sums[rows])
+            total, mean, square = sums.view(len(x), 3, *s.shape[1:]).unbind(1)  # (rows, heads, f) each
+        else:
+            x_j = x[:, None, None]
+            weights = (s[..., None] * x_j - largest[..., None]).exp()
+            total, mean, square = (part.sum(-1) for part in (weights, weights * x_j, weights * x_j * x_j))
         mean = mean / total
-        ctx.save_for_backward(x, slope, s, total, mean, square / total - mean.square())
+        largest = largest + total.log()  # now s_i x_j - largest is the logarithm of p_ij
+        ctx.save_for_backward(x, slope, s, largest, mean, square / total - mean.square())
         return mean
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
-        x, slope, s, total, mean, variance = ctx.saved_tensors
+        x, slope, s, largest, mean, variance = ctx.saved_tensors
         grad_s = grad * variance  # d m_i / d s_i is the variance of x under the weights
-        # d m_i / d x_j = p_ij (1 - s_i m_i) + x_j p_ij s_i with p_ij = weight_ij / total_i
-        grad_x = (slope[:, None] * grad_s).sum(1)
-        by_total = grad / total
-        gs = by_total * s
-        sides = torch.stack([by_total - gs * mean, gs], 1).flatten(2)  # (rows, 2, heads * f)
-        for rows in ScalarAttention.blocks(x):
-            constant, by_x = torch.bmm(sides[rows], ScalarAttention.weights(x[rows], s[rows])).unbind(1)
-            grad_x[rows] += constant + x[rows] * by_x
+        # d m_i / d x_j = p_ij (1 - s_i m_i) + x_j p_ij s_i
+        gs = grad * s
+        grad_x, sides = (slope[:, None] * grad_s).sum(1), (grad - gs * mean, gs)
+        if not on_gpu(x):
+            sides = torch.stack(sides, 1).flatten(2)  # (rows, 2, heads * f)
+            for rows in ScalarAttention.blocks(x):
+                weights = ScalarAttention.weights(x[rows], s[rows], largest[rows])
+                constant, by_x = torch.bmm(sides[rows], weights).unbind(1)
+                grad_x[rows] += constant + x[rows] * by_x
+        else:
+            x_j = x[:, None, None]
+            weights = (s[..., None] * x_j - largest[..., None]).exp()
+            grad_x = grad_x + (weights * (sides[0][..., None] + sides[1][..., None] * x_j)).sum((1, 2))
         return grad_x, (grad_s * x[:, None]).sum((0, 2)), grad_s.sum((0, 2))
 
     @staticmethod
     def blocks(x):
-        size = 64 if x.device.type == "cpu" else 8192  # rows
-        return [slice(start, start + size) for start in range(0, len(x), size)]
+        return [slice(start, start + 64) for start in range(0, len(x), 64)]
 
     @staticmethod
-    def weights(x, s):
-        """softmax_j(s_i x_j) of x (r, f) and s (r, heads, f) up to a factor for each i: (r, heads * f, f).
+    def weights(x, s, largest):
+        """exp(s_i x_j - largest_i) of x (r, f), s and largest (r, heads, f): (r, heads * f, f).
 
-        On a CPU exp(s_i x_j - max_j s_i x_j), where the maximum is s_i times the largest or the smallest x_j: one
-        product and one pass, a third of the time of a softmax.
+        One product and one pass: a third of the time of a softmax.
         """
-        s = s.flatten(1)
-        if x.device.type != "cpu":
-            return (s[..., None] * x[:, None]).softmax(-1)
-        low, high = x.aminmax(dim=1, keepdim=True)
-        sides = torch.stack([s, -torch.maximum(s * low, s * high)], 2)  # (r, heads * f, 2)
+        sides = torch.stack([s.flatten(1), -largest.flatten(1)], 2)  # (r, heads * f, 2)
         return torch.bmm(sides, torch.stack([x, torch.ones_like(x)], 1)).exp_()
 
 
@@ -306,7 +354,7 @@ class NarrowLayerNorm(torch.autograd.Function):
 
 def layer_norm(norm, x):
     """norm(x) for nn.LayerNorm over the few channels of x (..., c)."""
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
         return NarrowLayerNorm.apply(x, norm.weight, norm.bias, norm.eps)
     return norm(x)
 
@@ -373,10 +421,11 @@ class TimeEncoder(nn.Module):
         super().__init__()
         self.lstm = nn.LSTM(features, hidden, layers, batch_first=True, dropout=dropout, bidirectional=True)
 
+    @torch.compiler.disable
     def forward(self, x):
-        on_gpu = x.device.type == "cuda"
-        with torch.autocast("cuda", enabled=False) if on_gpu else nullcontext():
-            _, (states, _) = self.lstm(x.float() if on_gpu else x)  # (2 * layers, b, hidden)
+        in_float32 = torch.autocast("cuda", enabled=False) if on_gpu(x) else nullcontext()
+        with in_float32:
+            _, (states, _) = self.lstm(x.float() if on_gpu(x) else x)  # (2 * layers, b, hidden)
         return torch.cat([states[-2], states[-1]], 1)
 
 

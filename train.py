@@ -95,10 +95,11 @@ class Config:
         10, "keep scores every so many epochs, for the tracks validation and oracle; 0: never", least=0
     )
     save_every: float = option(60.0, "seconds between saved states, from which a killed run goes on", least=0)
-    together: int = option(None, "folds trained at once (4 on a GPU, 1 on a CPU)", least=1)
+    together: int = option(None, "folds trained at once (10 on a GPU, 1 on a CPU)", least=1)
     engine: str = option(
-        "auto", "how steps run; graph: recorded, on a GPU; auto: eager", choices=("auto", "eager", "graph")
-    )
+        "auto", "how steps run; on a GPU recorded (graph) or also compiled, which auto takes from 50 epochs on",
+        choices=("auto", "eager", "graph", "compiled"),
+    )  # fmt: skip
     precision: str = option("float32", "of products and convolutions in training", choices=("float32", "bfloat16"))
     deterministic: bool = option(False, "the same bits on every run on a GPU too, at a cost; a CPU gives them anyway")
     partial: bool = option(False, "accept a database whose counts differ from the published ones")
@@ -240,7 +241,7 @@ def check_open_settings(config):
                 f"--overlap {config.overlap}: must be at most {features.MOST_OVERLAP} and a whole number of the "
                 f"{front_end.frames} frames of a segment, such as 0.5"
             )
-    if config.dropout and config.engine == "graph":
+    if config.dropout and config.engine in ("graph", "compiled"):
         raise protocols.UsageError("--dropout: has not been tried with recorded steps; say --engine eager")
     if config.normalization == "speaker" and config.fold == protocols.NO_FOLD:
         raise protocols.UsageError(f"--normalization speaker: {FOR_KNOWN_SPEAKERS}; choose another for --fold none")
@@ -658,8 +659,9 @@ def train_all(jobs, database, heard, folds_total, config):
     import engine
 
     device = engine.choose_device(config.device, int(os.environ.get("LOCAL_RANK", 0)))
-    together = config.together or (1 if device == "cpu" else 4)
-    how = dict(engine=engine.choose_engine(config.engine, device), together=together)
+    together = config.together or (1 if device == "cpu" else 10)
+    epochs = max(job.settings["epochs"] for job in jobs)
+    how = dict(engine=engine.choose_engine(config.engine, device, epochs, config.dropout), together=together)
     engine.prepare(device, config.deterministic)
     loaded, running, failed = {}, {}, []  # front end -> data on the device; fold in training -> its lock
     queue = iter(enumerate(jobs, 1))
@@ -751,7 +753,7 @@ def train(config):
         raise protocols.UsageError(f"--runs {config.runs}: is no folder; name one that is, or that can be made")
     check_open_settings(config)  # a mistake is told before anything is read
     number, count = share()
-    if config.device == "cuda" or config.engine == "graph":  # a mistake in them is told before anything is read
+    if config.device == "cuda" or config.engine not in ("auto", "eager"):  # a mistake is told before anything is read
         import engine
 
         engine.choose_engine(config.engine, engine.choose_device(config.device))

@@ -5,19 +5,20 @@
 #
 # Parts, in this order when none is named:
 #   agree      the engines and precisions agree with eager float32 after 50 steps (tests/test_engine.py)
-#   tft        wall clock of the whole command: TFT on CASIA, 4 folds x 1000 epochs, four at once, graph, bfloat16
+#   tft        wall clock of the whole command: TFT on CASIA, 4 folds x 1000 epochs, all at once, compiled, bfloat16
+#   atfnn      the same of ATFNN, 100 epochs
 #   speed      speed.md, to be copied to benchmarks/results/speed-<gpu>.md
-#   eager      50 epochs of TFT eagerly, float32, one fold at a time; alone: 250 epochs, graph, float32, one at a time
-#   atfnn      ATFNN on CASIA, four folds at once; eager-atfnn: 10 epochs of it eagerly, one fold at a time
+#   float32    100 epochs of TFT, recorded, float32: its scores against those that `tft` has after as many
+#   eager      10 epochs of TFT eagerly, float32, one fold at a time; eager-atfnn: the same of ATFNN
 #   iemocap    TFT on an IEMOCAP-sized synthetic corpus, 10 folds at once, 100 epochs (the paper's 1000 take ten times as long)
-#   precise    tft in float32; deterministic: the parts tft and speed with --deterministic
+#   deterministic   the parts tft and speed with --deterministic
 # Wall clocks stand in wall.txt. A part that was interrupted goes on from its last saved state and is marked "resumed":
 # its wall clock counts from there.
 set -euo pipefail
 casia=$(realpath -e "${1:?name the folder of CASIA}")
 out=$(realpath -m "${2:-gpu-figures}")
 shift $(($# < 2 ? $# : 2))
-every="agree tft speed eager alone atfnn eager-atfnn iemocap precise deterministic"
+every="agree tft atfnn speed float32 eager eager-atfnn iemocap deterministic"
 parts=${*:-$every}
 for part in $parts; do
     [[ " $every " == *" $part "* ]] || { echo "gpu.sh: $part: no such part, they are $every" >&2 && exit 2; }
@@ -44,19 +45,19 @@ wall() { # name, arguments of train.py
 speed() { # name, arguments of speed.py
     local name=$1
     shift
-    $python benchmarks/speed.py --device cuda --steps 40 --out "$out/$name.md" "$@" || failed=1
+    $python benchmarks/speed.py --device cuda --steps 12 --repeats 1 --out "$out/$name.md" "$@" || failed=1
 }
 
 for part in $parts; do
     on_casia=(--db casia --root "$casia")
-    fast=("${on_casia[@]}" --model tft --engine graph)
+    fast=(--engine compiled --precision bfloat16)
     case $part in
     agree) $python -m pytest -q tests/test_engine.py || failed=1 ;;
-    tft) wall tft "${fast[@]}" --precision bfloat16 ;;
+    tft) wall tft "${on_casia[@]}" --model tft "${fast[@]}" ;;
+    atfnn) wall atfnn "${on_casia[@]}" --model atfnn "${fast[@]}" ;;
     speed) speed speed ;;
-    eager) wall eager "${on_casia[@]}" --model tft --engine eager --together 1 --epochs 50 ;;
-    alone) wall alone "${fast[@]}" --together 1 --epochs 250 ;;
-    atfnn) wall atfnn "${on_casia[@]}" --model atfnn --engine graph ;;
+    float32) wall float32 "${on_casia[@]}" --model tft --engine graph --epochs 100 ;;
+    eager) wall eager "${on_casia[@]}" --model tft --engine eager --together 1 --epochs 10 ;;
     eager-atfnn) wall eager-atfnn "${on_casia[@]}" --model atfnn --engine eager --together 1 --epochs 10 ;;
     iemocap)
         [ -d "$out/corpus" ] || {
@@ -64,11 +65,10 @@ for part in $parts; do
             $python benchmarks/synthetic.py --layout iemocap --size full --out "$out/corpus.part" &&
                 mv "$out/corpus.part" "$out/corpus"
         } || failed=1
-        wall iemocap --db iemocap --root "$out/corpus" --model tft --engine graph --precision bfloat16 --epochs 100 --together 10
+        wall iemocap --db iemocap --root "$out/corpus" --model tft "${fast[@]}" --epochs 100
         ;;
-    precise) wall precise "${fast[@]}" ;;
     deterministic)
-        wall deterministic "${fast[@]}" --precision bfloat16 --deterministic
+        wall deterministic "${on_casia[@]}" --model tft "${fast[@]}" --deterministic
         speed speed-deterministic --deterministic
         ;;
     esac

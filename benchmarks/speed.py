@@ -6,7 +6,8 @@
 Prints Markdown tables and writes them to benchmarks/results/speed-<device>.md. The plain loop is what a researcher
 would write first: contiguous float32 tensors, a DataLoader (on a GPU with two workers), default Adam, `loss.item()` at
 each step, one fold at a time, and for ATFNN attention over 8-vectors and Conv1d in place of the exact scalar form. Both
-run the same segments from the same weights; the runs alternate after a burn-in, and medians are shown.
+run the same segments from the same weights; the runs alternate after a burn-in, and medians are shown. "folds" are
+trained at once, and a step is that of one of them: the time of all, divided by their number.
 
 Shares of ceilings: products and sums that a step needs, over the rate of a large matrix product in its precision
 measured here (on a GPU float32 means TF32, as in PyTorch's convolutions); and bytes that it must move at least (each
@@ -141,12 +142,12 @@ def first_losses(data, settings, kind, steps):
     """Losses in the order in which the plain loop reads the segments."""
     run = engine.Training(data, settings, range(len(data.labels)), kind)
     with torch.cuda.stream(run.stream):
-        if kind == "graph":
+        if run.recorded:
             run.graphs = {size: run.record(size) for size in set(run.sizes)}
         run.order.copy_(run.segments)
         run.place.zero_(), run.number.zero_()
         for size in run.sizes[:steps]:
-            run.graphs[size].replay() if kind == "graph" else run.step(size)
+            run.graphs[size].replay() if run.recorded else run.step(size)
         return run.losses[:steps].tolist()
 
 
@@ -223,9 +224,13 @@ def table(header, rows):
     return "\n".join([*lines, ""])
 
 
-def engines_of(device):
-    kinds = ["eager", "graph"] if device == "cuda" else ["eager"]
-    return [(kind, precision) for kind in kinds for precision in PRECISIONS]
+def loops_of(options):
+    """(engine, precision, folds at once) of our loops."""
+    if options.device == "cpu":
+        return [("eager", precision, 1) for precision in PRECISIONS]
+    engines = [("eager", (1,)), ("graph", (1, 4)), ("compiled", (1, 4, 10, 20))]
+    precisions = [one for one in PRECISIONS if one in options.precision]
+    return [(kind, precision, n) for kind, folds in engines for precision in precisions for n in folds]
 
 
 def compare(options, name, rates, bandwidth):
@@ -234,7 +239,7 @@ def compare(options, name, rates, bandwidth):
     size = settings["batch_size"]
     data = noise(features.FrontEnd(**settings["front_end"]), size * steps, device)
     operations, values = demand(name)
-    plain, ours, begun, peaks = [], {how: [] for how in engines_of(device)}, {}, {}
+    plain, ours, begun, peaks = [], {how: [] for how in loops_of(options)}, {}, {}
     for _ in range(options.repeats):
         release_memory(keep=False)
         times, expected = plain_loop(name, data, size, settings["lr"])
@@ -243,20 +248,21 @@ def compare(options, name, rates, bandwidth):
         for how in ours:
             if device == "cuda":
                 torch.cuda.reset_peak_memory_stats()
-            spent, _, first = our_loop(data, settings | dict(precision=how[1]), how[0])
-            ours[how].append(spent)
+            kind, precision, folds = how
+            spent, _, first = our_loop(data, settings | dict(precision=precision), kind, folds)
+            ours[how].append(spent / folds)
             begun.setdefault(how, max(0.0, first - spent * steps))
             peaks[how] = torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else None
     usual, rows = statistics.median(plain), []
     rows.append(
-        [name, "plain loop", "float32", f"{1e3 * usual:.1f}", f"{size / usual:.0f}", "1.00", "", "", "", "", ""]
+        [name, "plain loop", "float32", 1, f"{1e3 * usual:.2f}", f"{size / usual:.0f}", "1.00", "", "", "", "", ""]
     )
     for how, spent in ours.items():
         spent = statistics.median(spent)
         losses = first_losses(data, settings | dict(precision=how[1]), how[0], steps)
         difference = max(abs(a - b) for a, b in zip(losses, expected))
         rows.append([
-            name, *how, f"{1e3 * spent:.1f}", f"{size / spent:.0f}", f"{usual / spent:.2f}", f"{difference:.1e}",
+            name, *how, f"{1e3 * spent:.2f}", f"{size / spent:.0f}", f"{usual / spent:.2f}", f"{difference:.1e}",
             f"{100 * size * operations / spent / rates[how[1]]:.0f}",
             f"{100 * size * values * PRECISIONS[how[1]] / spent / bandwidth:.0f}",
             f"{begun[how]:.1f}", "" if peaks[how] is None else f"{peaks[how]:.0f}",
@@ -264,8 +270,8 @@ def compare(options, name, rates, bandwidth):
     return rows, {how: statistics.median(spent) / size for how, spent in ours.items()}
 
 
-HEADER = ["model", "engine", "precision", "ms/step", "segments/s", "ratio", "loss difference", "% of product rate",
-          "% of bandwidth", "start s", "peak MB"]  # fmt: skip
+HEADER = ["model", "engine", "precision", "folds", "ms/step", "segments/s", "ratio", "loss difference",
+          "% of product rate", "% of bandwidth", "start s", "peak MB"]  # fmt: skip
 
 
 def growth(options, name, kind):
@@ -354,7 +360,7 @@ def report(options):
     yield table(["model", "MB", "ms", "% of the time"], rows)
     yield "Hours of all folds at the paper's settings, one seed (ATFNN: 100 epochs):\n"
     rows = [[name, *how, *price(name, s)] for name in options.model for how, s in best[name].items()]
-    yield table(["model", "engine", "precision", *DATABASES], rows)
+    yield table(["model", "engine", "precision", "folds", *DATABASES], rows)
     if device == "cpu":
         yield "Peak memory of a process that trains TFT:\n"
         rows = [[n, f"{n * 80 * 80 * 4 / 2**20:.0f}", f"{peak_memory(n):.0f}"] for n in MEMORY_SEGMENTS]
@@ -367,6 +373,7 @@ def main():
     parser.add_argument("--steps", type=int, default=6, help="timed steps of a run")
     parser.add_argument("--repeats", type=int, default=2, help="runs of each loop, in turn")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--precision", nargs="+", default=list(PRECISIONS), choices=PRECISIONS, help="on a GPU")
     parser.add_argument("--deterministic", action="store_true", help="our loop as with that option of train.py")
     parser.add_argument("--chip", default=results.processor(), help="name of the processor")
     parser.add_argument("--out", type=Path, help="file to write (default: benchmarks/results/speed-<device>.md)")

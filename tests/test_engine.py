@@ -15,6 +15,7 @@ import torch
 
 import engine
 import features
+import protocols
 import train
 
 STEPS = 50
@@ -68,6 +69,8 @@ def distance(ours, theirs):
         pytest.param("cuda", "graph", "float32", 0.01, 0.005, marks=needs_gpu),
         pytest.param("cuda", "eager", "bfloat16", 0.05, 0.01, marks=needs_gpu),
         pytest.param("cuda", "graph", "bfloat16", 0.05, 0.01, marks=needs_gpu),
+        pytest.param("cuda", "compiled", "float32", 0.01, 0.005, marks=needs_gpu),
+        pytest.param("cuda", "compiled", "bfloat16", 0.05, 0.01, marks=needs_gpu),
     ],
 )
 def test_fast_engines_agree_with_eager_float32(model, device, kind, precision, loss_tolerance, weight_tolerance):
@@ -104,3 +107,27 @@ def test_a_gpu_scores_as_a_cpu_does(model, device):
         network = engine.make_model(model, 3, 0, front_end, where)
         told.append(engine.score(network, data, engine.fit_normalization(data, "none", None), np.arange(38)))
     assert abs(told[0] - told[1]).max() <= 0.01
+
+
+@pytest.mark.parametrize(
+    "wish, device, epochs, dropout, compiler, chosen",
+    [
+        ("auto", "cpu", 1000, 0, True, "eager"),
+        ("auto", "cuda", 1000, 0, True, "compiled"),
+        ("auto", "cuda", 1000, 0, False, "graph"),  # torch.compile could not work
+        ("auto", "cuda", 10, 0, True, "graph"),  # would not repay the time to compile
+        ("auto", "cuda", 1000, 0.1, True, "eager"),  # masks are not recorded
+        ("graph", "cuda", 1000, 0, True, "graph"),
+        ("compiled", "cuda", 1, 0, True, "compiled"),
+    ],
+)
+def test_the_engine_is_the_fastest_that_works(wish, device, epochs, dropout, compiler, chosen, monkeypatch):
+    monkeypatch.setattr(engine, "can_compile", lambda: compiler)
+    assert engine.choose_engine(wish, device, epochs, dropout) == chosen
+
+
+@pytest.mark.parametrize("wish, device", [("graph", "cpu"), ("compiled", "cpu"), ("compiled", "cuda")])
+def test_an_engine_that_cannot_work_is_refused(wish, device, monkeypatch):
+    monkeypatch.setattr(engine, "can_compile", lambda: False)
+    with pytest.raises(protocols.UsageError, match=f"--engine {wish}: .*; say --engine"):
+        engine.choose_engine(wish, device)

@@ -438,6 +438,13 @@ def test_recorded_steps_are_the_steps_of_eager(saved_after, manifest, monkeypatc
         else:
             step(self, size)
 
+    compiled = []
+
+    def network(model, x):
+        compiled.append(len(x))
+        return model(x)
+
+    monkeypatch.setattr(engine, "compiled_network", lambda: network)
     monkeypatch.setattr(engine.Training, "step", spied)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "graph", Record)
@@ -448,7 +455,8 @@ def test_recorded_steps_are_the_steps_of_eager(saved_after, manifest, monkeypatc
         front_end=asdict(features.FRONT_ENDS["tft"]),
     )  # fmt: skip
     told = []
-    for kind in ("eager", "graph"):
+    for kind in ("eager", "graph", "compiled"):
+        pools.clear()
         training = engine.Training(data, settings, range(20))
         for _ in range(saved_after):
             training.begin_epoch(), training.end_epoch()
@@ -459,9 +467,10 @@ def test_recorded_steps_are_the_steps_of_eager(saved_after, manifest, monkeypatc
         for _ in range(2):
             training.begin_epoch()
             losses.append(training.end_epoch())
-        assert len(set(training.sizes)) == 2 and len(training.graphs) == (2 if kind == "graph" else 0)
+        assert len(set(training.sizes)) == 2 and len(training.graphs) == (0 if kind == "eager" else 2)
+        assert set(compiled) == ({24} if kind == "compiled" else set())  # an epoch's odd last step is not
         told.append((losses, [value.numpy().tobytes() for value in training.model.state_dict().values()]))
-    assert told[0] == told[1]
+    assert told[0] == told[1] == told[2]
 
 
 @pytest.mark.parametrize(
