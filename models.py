@@ -64,7 +64,7 @@ def folded_convolution(x, conv, norm):
         if as_product:
             kernel, seen = with_bias_as_tap(kernel, bias, seen)
     if as_product:
-        return linear(seen, kernel).relu_().permute(0, 3, 1, 2)
+        return linear(seen, kernel).permute(0, 3, 1, 2).relu_()
     x = x.view(len(x), *x.shape[2:], 1).permute(0, 3, 1, 2)  # the same, seen as channels last
     kernel = kernel.view(-1, *conv.kernel_size, 1).permute(0, 3, 1, 2)
     return conv2d(x, kernel, bias, conv.stride, conv.padding).relu_()
