@@ -239,9 +239,9 @@ class ScalarAttention(torch.autograd.Function):
     constant in j cancel in the softmax, which leaves (slope x_i + offset) x_j, and the values are affine in
     x_j, which leaves its mean m_i. x: (rows, f), slope and offset: (heads,) -> m: (rows, heads, f).
 
-    The weights are made again in the backward pass: kept, they would be 0.8 GB for 128 segments. On a CPU they are
-    made a few rows at a time, so that they stay in its cache; for a GPU sums are written out that compile to one
-    kernel, without any weights in memory.
+    The weights are made again in the backward pass: kept, they would be 0.8 GB for 128 segments. They are made some
+    rows at a time, on a CPU so few that they stay in its cache. For torch.compile the sums are written out instead:
+    it makes a kernel of each pass, without any weights in memory.
     """
 
     @staticmethod
@@ -249,7 +249,7 @@ class ScalarAttention(torch.autograd.Function):
         s = slope[:, None] * x[:, None] + offset[:, None]  # (rows, heads, f)
         low, high = (bound[:, None, None] for bound in x.aminmax(dim=1))
         largest = torch.maximum(s * low, s * high)  # of s_i x_j over j
-        if not on_gpu(x):
+        if not torch.compiler.is_compiling():
             moments = torch.stack([torch.ones_like(x), x, x.square()], 1)  # (rows, 3, f)
             sums = x.new_empty(len(x), 3, s[0].numel())
             for rows in ScalarAttention.blocks(x):
@@ -272,7 +272,7 @@ class ScalarAttention(torch.autograd.Function):
         # d m_i / d x_j = p_ij (1 - s_i m_i) + x_j p_ij s_i
         gs = grad * s
         grad_x, sides = (slope[:, None] * grad_s).sum(1), (grad - gs * mean, gs)
-        if not on_gpu(x):
+        if not torch.compiler.is_compiling():
             sides = torch.stack(sides, 1).flatten(2)  # (rows, 2, heads * f)
             for rows in ScalarAttention.blocks(x):
                 weights = ScalarAttention.weights(x[rows], s[rows], largest[rows])
@@ -286,7 +286,8 @@ class ScalarAttention(torch.autograd.Function):
 
     @staticmethod
     def blocks(x):
-        return [slice(start, start + 64) for start in range(0, len(x), 64)]
+        size = 8192 if on_gpu(x) else 64  # rows
+        return [slice(start, start + size) for start in range(0, len(x), size)]
 
     @staticmethod
     def weights(x, s, largest):

@@ -334,17 +334,17 @@ INPUTS = {  # (b, t, f), more rows than one block of ScalarAttention holds
 }
 
 
-FORMS = pytest.mark.parametrize("on_gpu", [False, True])  # as it is computed on a CPU, and on a GPU
+WRITTEN = pytest.mark.parametrize("compiled", [False, True])  # in blocks of rows, and as torch.compile reads it
 
 
 @pytest.mark.parametrize("kind", INPUTS)
-@FORMS
-def test_scalar_attention_is_attention_of_the_lifted_tokens(kind, on_gpu, monkeypatch):
+@WRITTEN
+def test_scalar_attention_is_attention_of_the_lifted_tokens(kind, compiled, monkeypatch):
     """Scores reach some 1e4 here, and exp turns rounding of a score into a relative error: 1e-9 in float64.
 
     In float32 that error is large on both sides; ours must be of the size of torch's own, or of rounding.
     """
-    monkeypatch.setattr(models, "on_gpu", lambda x: on_gpu)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiled)
     layer, x = shaken(models.FrequencyEncoder()), INPUTS[kind]().double()
     upstream = torch.randn(*x.shape, 8).double()
     exact = gradients(attend_slowly, layer, x, upstream)
@@ -360,9 +360,9 @@ def test_scalar_attention_is_attention_of_the_lifted_tokens(kind, on_gpu, monkey
         assert error <= 5 * of_torch + 1e-5 * exact[name].abs().max(), name
 
 
-@FORMS
-def test_gradients_of_scalar_attention_against_differences(on_gpu, monkeypatch):
-    monkeypatch.setattr(models, "on_gpu", lambda x: on_gpu)
+@WRITTEN
+def test_gradients_of_scalar_attention_against_differences(compiled, monkeypatch):
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiled)
     x, slope, offset = torch.randn(3, 6).double(), torch.randn(2).double(), torch.randn(2).double()
     inputs = [tensor.requires_grad_() for tensor in (x, slope, offset)]
     assert torch.autograd.gradcheck(models.ScalarAttention.apply, inputs)
@@ -522,7 +522,7 @@ def test_batch_norm_forgets_as_fast_as_its_momentum(name):
 @pytest.mark.parametrize(
     "kernel, stride, padding", [((5, 1), (2, 1), (2, 0)), ((1, 5), (1, 2), (0, 2)), ((5, 5), (2, 2), (2, 2))]
 )
-@FORMS
+@pytest.mark.parametrize("on_gpu", [False, True])  # as a convolution, and as a product of patches
 def test_folding_batch_norm_into_the_first_convolution_changes_nothing(kernel, stride, padding, on_gpu, monkeypatch):
     monkeypatch.setattr(models, "on_gpu", lambda x: on_gpu)
     plain = shaken(models.ConvEncoder(kernel, stride, padding, channels=6)).train()
