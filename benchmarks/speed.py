@@ -344,11 +344,10 @@ def report(options):
     rates, bandwidth = ceilings(device)
     told = ", ".join(f"{rate / 1e12:.2f} TFLOP/s in {precision}" for precision, rate in rates.items())
     yield f"Large product: {told}; large copy: {bandwidth / 1e9:.0f} GB/s.\n"
-    rows, best = [], {}
+    best = {}
     for name in options.model:
-        more, seconds = compare(options, name, rates, bandwidth)
-        rows, best[name] = rows + more, seconds
-    yield table(HEADER, rows)
+        rows, best[name] = compare(options, name, rates, bandwidth)
+        yield table(HEADER, rows)
     kind = "graph" if device == "cuda" else "eager"
     yield f"What an epoch costs against folds at once, batch size and segments, by the engine {kind} in float32:\n"
     rows = [row for name in options.model for row in growth(options, name, kind)]
@@ -383,14 +382,13 @@ def main():
         return train_and_tell_peak(options.peak_of)
     options.device = engine.choose_device(options.device)
     engine.prepare(options.device, options.deterministic)
-    parts = []
+    name = torch.cuda.get_device_name() if options.device == "cuda" else options.chip
+    name = re.sub(r"\W+", "-", name.lower()).strip("-") + ("-deterministic" if options.deterministic else "")
+    out, parts = options.out or Path(__file__).with_name("results") / f"speed-{name}.md", []
     for part in report(options):
         print(part, flush=True)
         parts.append(part + "\n")
-    name = torch.cuda.get_device_name() if options.device == "cuda" else options.chip
-    name = re.sub(r"\W+", "-", name.lower()).strip("-") + ("-deterministic" if options.deterministic else "")
-    out = options.out or Path(__file__).with_name("results") / f"speed-{name}.md"
-    results.write_text(out, "".join(parts))
+        results.write_text(out, "".join(parts))  # one that is cut off has told what it measured
     print(f"written to {out}")
 
 
