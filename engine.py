@@ -10,9 +10,7 @@ on its own stream. The host waits for the device once an epoch. Engines, chosen 
 """
 
 import functools
-import importlib.util
 import os
-import shutil
 import warnings
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -120,7 +118,10 @@ def choose_engine(wish, device, epochs=0, dropout=0.0):
     if wish in ("graph", "compiled") and device == "cpu":
         raise protocols.UsageError(f"--engine {wish}: records work of a GPU; say --engine eager, or leave it away")
     if wish == "compiled" and not can_compile():
-        raise protocols.UsageError("--engine compiled: torch.compile needs triton and a C compiler; say --engine graph")
+        raise protocols.UsageError(
+            "--engine compiled: torch.compile does not work here, it needs triton, a C compiler and Python's headers; "
+            "say --engine graph"
+        )
     if wish != "auto":
         return wish
     if device == "cpu" or dropout:
@@ -128,9 +129,13 @@ def choose_engine(wish, device, epochs=0, dropout=0.0):
     return "compiled" if epochs >= WORTH_COMPILING and can_compile() else "graph"
 
 
+@functools.cache
 def can_compile():
-    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
-    return bool(importlib.util.find_spec("triton") and compiler)
+    """Does torch.compile work here? It needs triton, a C compiler, Python's headers and a GPU that is not too old."""
+    try:
+        return bool(torch.compile(lambda x: x + 1)(torch.zeros(2, device="cuda")).sum() == 2)
+    except Exception:  # of as many kinds
+        return False
 
 
 def prepare(device, deterministic):

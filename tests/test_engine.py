@@ -131,3 +131,8 @@ def test_an_engine_that_cannot_work_is_refused(wish, device, monkeypatch):
     monkeypatch.setattr(engine, "can_compile", lambda: False)
     with pytest.raises(protocols.UsageError, match=f"--engine {wish}: .*; say --engine"):
         engine.choose_engine(wish, device)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without a GPU")
+def test_without_a_gpu_nothing_compiles():
+    assert engine.can_compile() is False
