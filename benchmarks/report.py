@@ -428,6 +428,10 @@ def sections(runs):
             "from the full network over the seeds that both have, ± its standard error."
         )
         yield compared
+        for setting, other, *_ in studies(runs):
+            if other is not runs and (compared := ablations(other)):
+                yield f"The same, all of them with {setting}:"
+                yield compared
     if trained := [model for model in reproduce.ROWS if any(runs.counted(model, track) for track in results.TRAINED)]:
         yield "## Learning curves"
         yield from (learning(runs, model) for model in trained)
