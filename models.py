@@ -43,8 +43,9 @@ def folded_convolution(x, conv, norm):
 
     A linear map of patches with mean m and covariance C has mean W m + b and variance diag(W C W'), so the batch's
     statistics come from its few taps, exactly, and scale and shift go into weight and bias. conv's own bias cancels.
+    x, the input of the network, gets no gradient.
     """
-    weight, as_product = conv.weight.flatten(1), on_gpu(x) and norm.training  # (c, taps)
+    weight = conv.weight.flatten(1)  # (c, taps)
     with torch.autocast(x.device.type, enabled=False):
         if norm.training:
             with torch.no_grad():
@@ -61,24 +62,22 @@ def folded_convolution(x, conv, norm):
             mean, variance = norm.running_mean - conv.bias, norm.running_var
         scale = norm.weight * (variance + norm.eps).rsqrt()
         kernel, bias = weight * scale[:, None], norm.bias - mean * scale
-        if as_product:
-            kernel, seen = with_bias_as_tap(kernel, bias, seen)
-    if as_product:
-        return linear(seen, kernel).permute(0, 3, 1, 2).relu_()
+    if on_gpu(x) and norm.training:
+        return product_of_patches(seen, kernel, bias).relu_()
     x = x.view(len(x), *x.shape[2:], 1).permute(0, 3, 1, 2)  # the same, seen as channels last
     kernel = kernel.view(-1, *conv.kernel_size, 1).permute(0, 3, 1, 2)
     return conv2d(x, kernel, bias, conv.stride, conv.padding).relu_()
 
 
-def with_bias_as_tap(kernel, bias, seen):
-    """kernel (c, taps) with bias as one more tap, and seen (b, h, w, taps) with its 1, both filled up to whole eights.
+def product_of_patches(seen, kernel, bias):
+    """A convolution of one channel from seen (b, h, w, taps), kernel (c, taps), bias (c,): (b, c, h, w), channels last.
 
-    A GPU takes such a product, and above all its gradient, in a fraction of the time of a convolution of one channel.
+    A GPU takes it, and above all its gradient, in a fraction of the time of a convolution. The bias is one more tap,
+    which sees a 1; zeros fill the taps up to whole eights.
     """
     spare = -(kernel.shape[1] + 1) % 8
-    kernel = torch.cat([kernel, bias[:, None], kernel.new_zeros(len(kernel), spare)], 1)
-    one, none = (make(*seen.shape[:3], size) for make, size in ((seen.new_ones, 1), (seen.new_zeros, spare)))
-    return kernel, torch.cat([seen, one, none], 3)
+    kernel = pad(torch.cat([kernel, bias[:, None]], 1), (0, spare))
+    return linear(pad(pad(seen, (0, 1), value=1.0), (0, spare)), kernel).permute(0, 3, 1, 2)
 
 
 def normalized_convolution(x, conv, norm):
@@ -108,10 +107,11 @@ class ConvEncoder(nn.Module):
         )
 
     def forward(self, x):
-        y = folded_convolution(x, *self.layers[:2])  # (b, 1, f, d) -> (b, c, ...)
-        y = normalized_convolution(y, *self.layers[3:5]).relu_()
+        first, first_norm, _, second, second_norm, _ = self.layers
+        y = folded_convolution(x, first, first_norm)  # (b, 1, f, d) -> (b, c, ...)
+        y = normalized_convolution(y, second, second_norm).relu_()
         if on_gpu(y):
-            return y.mean(1, dtype=self.layers[1].weight.dtype)
+            return y.mean(1, dtype=second_norm.weight.dtype)
         # the mean over the channels as a product, whose gradient lies in memory as the channels do
         return y.permute(0, 2, 3, 1) @ y.new_full((y.shape[1],), 1 / y.shape[1])  # -> (b, ...)
 
@@ -282,7 +282,8 @@ class ScalarAttention(torch.autograd.Function):
             x_j = x[:, None, None]
             weights = (s[..., None] * x_j - largest[..., None]).exp()
             grad_x = grad_x + (weights * (sides[0][..., None] + sides[1][..., None] * x_j)).sum((1, 2))
-        return grad_x, (grad_s * x[:, None]).sum((0, 2)), grad_s.sum((0, 2))
+        grads = grad_x, (grad_s * x[:, None]).sum((0, 2)), grad_s.sum((0, 2))
+        return tuple(part.detach() for part in grads)  # which have no derivatives here; as torch.compile reads it
 
     @staticmethod
     def blocks(x):
@@ -350,7 +351,7 @@ class NarrowLayerNorm(torch.autograd.Function):
     @staticmethod
     def blocks(*tensors):
         rows = [tensor.flatten(0, -2) for tensor in tensors]
-        return zip(*(one.split(16384 if one.device.type == "cpu" else len(one)) for one in rows))
+        return zip(*(one.split(len(one) if on_gpu(one) else 16384) for one in rows))
 
 
 def layer_norm(norm, x):
@@ -422,7 +423,6 @@ class TimeEncoder(nn.Module):
         super().__init__()
         self.lstm = nn.LSTM(features, hidden, layers, batch_first=True, dropout=dropout, bidirectional=True)
 
-    @torch.compiler.disable
     def forward(self, x):
         in_float32 = torch.autocast("cuda", enabled=False) if on_gpu(x) else nullcontext()
         with in_float32:

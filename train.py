@@ -97,7 +97,7 @@ class Config:
     save_every: float = option(60.0, "seconds between saved states, from which a killed run goes on", least=0)
     together: int = option(None, "folds trained at once (10 on a GPU, 1 on a CPU)", least=1)
     engine: str = option(
-        "auto", "how steps run; on a GPU recorded (graph) or also compiled, which auto takes from 50 epochs on",
+        "auto", "how steps run; graph and compiled need a GPU, auto is the fastest that works",
         choices=("auto", "eager", "graph", "compiled"),
     )  # fmt: skip
     precision: str = option("float32", "of products and convolutions in training", choices=("float32", "bfloat16"))
@@ -652,16 +652,28 @@ def title(job, folds):
     return f"{settings['model']} seed {settings['seed']}{track} {fold}"
 
 
+def local_rank():
+    """Number of this process on its machine, by torchrun."""
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def steps_of(job, heard):
+    """Whole steps of a job."""
+    return job.settings["epochs"] * int(heard.counts[job.fit].sum()) // job.settings["batch_size"]
+
+
 def train_all(jobs, database, heard, folds_total, config):
     """Train the folds that no other process has finished or is training, some at once."""
     import torch
 
     import engine
 
-    device = engine.choose_device(config.device, int(os.environ.get("LOCAL_RANK", 0)))
-    together = config.together or (1 if device == "cpu" else 10)
-    epochs = max(job.settings["epochs"] for job in jobs)
-    how = dict(engine=engine.choose_engine(config.engine, device, epochs, config.dropout), together=together)
+    device = engine.choose_device(config.device, local_rank())
+    together = min(config.together or (1 if device == "cpu" else 10), len(jobs))
+    steps = sum(steps_of(job, heard[RECIPES[job.settings["model"]].front_end]) for job in jobs)
+    how = dict(engine=engine.choose_engine(config.engine, device, steps, config.dropout), together=together)
+    if how["engine"] == "compiled":
+        print(f"{database.name}: compiling a network takes half a minute, once", flush=True)
     engine.prepare(device, config.deterministic)
     loaded, running, failed = {}, {}, []  # front end -> data on the device; fold in training -> its lock
     queue = iter(enumerate(jobs, 1))
@@ -756,7 +768,7 @@ def train(config):
     if config.device == "cuda" or config.engine not in ("auto", "eager"):  # a mistake is told before anything is read
         import engine
 
-        engine.choose_engine(config.engine, engine.choose_device(config.device))
+        engine.choose_engine(config.engine, engine.choose_device(config.device, local_rank()))
     database = open_for_training(config)
     folds = protocols.make_folds(database, config.protocol)
     chosen = protocols.select_folds(folds, config.fold)

@@ -12,8 +12,9 @@
 #   eager      10 epochs of TFT eagerly, float32, one fold at a time; eager-atfnn: the same of ATFNN
 #   iemocap    TFT on an IEMOCAP-sized synthetic corpus, 10 folds at once, 100 epochs (the paper's 1000 take ten times as long)
 #   deterministic   the parts tft and speed with --deterministic
-# Wall clocks stand in wall.txt. A part that was interrupted goes on from its last saved state and is marked "resumed":
-# its wall clock counts from there.
+# Wall clocks stand in wall.txt; the first part that compiles a network in a precision holds the time for it, torch keeps
+# the result. A part that was interrupted goes on from its last saved state and is marked "resumed": its wall clock
+# counts from there.
 set -euo pipefail
 casia=$(realpath -e "${1:?name the folder of CASIA}")
 out=$(realpath -m "${2:-gpu-figures}")

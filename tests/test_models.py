@@ -366,6 +366,9 @@ def test_gradients_of_scalar_attention_against_differences(compiled, monkeypatch
     x, slope, offset = torch.randn(3, 6).double(), torch.randn(2).double(), torch.randn(2).double()
     inputs = [tensor.requires_grad_() for tensor in (x, slope, offset)]
     assert torch.autograd.gradcheck(models.ScalarAttention.apply, inputs)
+    (first,) = torch.autograd.grad(models.ScalarAttention.apply(*inputs).sum(), inputs[:1], create_graph=True)
+    with pytest.raises(RuntimeError, match="does not require grad"):  # rather than a wrong second derivative
+        first.sum().backward()
 
 
 @pytest.mark.parametrize("shape", [(1, 8), (3, 5, 7, 6), (2, 10_001, 8)])  # the last is more than one block

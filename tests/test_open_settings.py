@@ -187,6 +187,7 @@ def test_an_option_has_an_effect_and_goes_all_the_way(option, corpus, usual, tmp
         ("--dropout -0.1", "--dropout"),
         ("--dropout nan", "--dropout"),
         ("--dropout 0.1 --engine graph", "--dropout"),
+        ("--dropout 0.1 --engine compiled", "--dropout"),
         ("--log-floor 0", "--log-floor"),
         ("--log-floor 1", "--log-floor"),
         ("--bn-momentum 0", "--bn-momentum"),

@@ -473,6 +473,25 @@ def test_recorded_steps_are_the_steps_of_eager(saved_after, manifest, monkeypatc
     assert told[0] == told[1] == told[2]
 
 
+def test_the_engine_is_chosen_by_the_steps_of_all_folds(manifest, tmp_path, monkeypatch):
+    asked = []
+
+    def choose(*told):
+        asked.append(told)
+        return "eager"
+
+    monkeypatch.setattr(engine, "choose_engine", choose)
+    how = ("--epochs", 3, "--fold", "all", "--dropout", 0.1, "--together", 9)
+    train.main(base(manifest, tmp_path, *how))
+    database = protocols.open_database(str(manifest))
+    counts = train.hear(database, features.FRONT_ENDS["atfnn"]).counts
+    folds = protocols.make_folds(database, "speaker")
+    assert asked == [("auto", "cpu", sum(3 * counts[fold.train].sum() // 16 for fold in folds), 0.1)]
+    assert asked[0][2] > 0
+    machine = results.read_config(folder_of(tmp_path))["machine"]
+    assert machine["together"] == len(folds) == 5  # no more than there are
+
+
 @pytest.mark.parametrize(
     "told, expected",
     [
