@@ -103,7 +103,6 @@ def gather(data, normalization, index):
 
 def choose_device(wish, number=0):
     """`auto` takes a GPU if there is one; `number` shares several GPUs out among the processes of a machine."""
-    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")  # before CUDA starts: a queue for each of many folds
     if wish == "cuda" and not torch.cuda.is_available():
         raise protocols.UsageError("--device cuda: there is no GPU that torch can use; say --device cpu")
     if wish == "cpu" or not torch.cuda.is_available():

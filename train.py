@@ -658,8 +658,8 @@ def local_rank():
 
 
 def steps_of(job, heard):
-    """Whole steps of a job."""
-    return job.settings["epochs"] * int(heard.counts[job.fit].sum()) // job.settings["batch_size"]
+    """Steps of a job on whole batches, which alone are compiled."""
+    return job.settings["epochs"] * (int(heard.counts[job.fit].sum()) // job.settings["batch_size"])
 
 
 def train_all(jobs, database, heard, folds_total, config):

@@ -486,7 +486,7 @@ def test_the_engine_is_chosen_by_the_steps_of_all_folds(manifest, tmp_path, monk
     database = protocols.open_database(str(manifest))
     counts = train.hear(database, features.FRONT_ENDS["atfnn"]).counts
     folds = protocols.make_folds(database, "speaker")
-    assert asked == [("auto", "cpu", sum(3 * counts[fold.train].sum() // 16 for fold in folds), 0.1)]
+    assert asked == [("auto", "cpu", sum(3 * (counts[fold.train].sum() // 16) for fold in folds), 0.1)]
     assert asked[0][2] > 0
     machine = results.read_config(folder_of(tmp_path))["machine"]
     assert machine["together"] == len(folds) == 5  # no more than there are
