@@ -6,7 +6,8 @@ on its own stream. The host waits for the device once an epoch. Engines, chosen 
 
     eager     runs a step operation by operation; on a CPU, and the reference
     graph     records a step once as a CUDA graph and replays it, which spares the time between small kernels
-    compiled  the same of what torch.compile makes of the network: fewer kernels and passes over memory, later start
+    compiled  the same of what torch.compile makes of the network: fewer kernels and passes over memory, later start;
+              folds of ATFNN become one network (stack.py)
 """
 
 import functools
@@ -174,21 +175,77 @@ def model_options(settings):
 def compiled_network():
     """model(x) by torch.compile: one for all folds, as the weights are arguments of what it makes."""
     torch._dynamo.config.recompile_limit = 64  # networks, precisions and settings that one process trains
-    models.TimeEncoder.forward = torch.compiler.disable(models.TimeEncoder.forward)  # cuDNN's, as it is
     warnings.filterwarnings("ignore", r"\s*(Online softmax|TensorFloat32)")  # advice of torch.compile
     return torch.compile(lambda model, x: model(x), dynamic=False)
 
 
-def train_step(model, optimizer, x, y, precision="float32", double_softmax=False, compiled=False):
-    """One step of Adam on the cross-entropy of the logits, or of their softmax, as TFT eq. 13 reads."""
-    optimizer.zero_grad(set_to_none=True)
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=False):
-        logits = compiled_network()(model, x) if compiled else model(x)
+def is_stackable(model):
+    """Are folds of it made one network where they are compiled?"""
+    return models.MODELS[model][0] is models.ATFNN
+
+
+def stack(trainings):
+    """Train them as one network from now on."""
+    from stack import Stack
+
+    Stack(trainings)
+
+
+def in_precision(device, precision):
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=False)
+
+
+def losses_of(logits, y, double_softmax=False):
+    """Each segment's cross-entropy of the logits, or of their softmax, as TFT eq. 13 reads: (n, classes), (n,) -> (n,)."""
     logits = logits.float()
-    loss = cross_entropy(logits.softmax(1) if double_softmax else logits, y)
+    return cross_entropy(logits.softmax(1) if double_softmax else logits, y, reduction="none")
+
+
+def train_step(model, optimizer, x, y, precision="float32", double_softmax=False, compiled=False):
+    """One step of Adam on the mean loss of the segments x."""
+    optimizer.zero_grad(set_to_none=True)
+    with in_precision(x.device, precision):
+        logits = compiled_network()(model, x) if compiled else model(x)
+    loss = losses_of(logits, y, double_softmax).mean()
     loss.backward()
     optimizer.step()
     return loss.detach()
+
+
+def wait_for_all(device):
+    """Until the device has done what is queued on any stream."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+@contextmanager
+def beside(trunk, stream):
+    """What is queued inside comes on `stream`, after what `trunk` has been given."""
+    if not stream:
+        yield
+        return
+    stream.wait_stream(trunk)
+    with torch.cuda.stream(stream):
+        yield
+
+
+@contextmanager
+def taken_back(trainings):
+    """The steps that are taken inside leave nothing behind in weights, statistics and moments."""
+    wait_for_all(trainings[0].segments.device)
+    kept = [
+        (run.copy_weights(), {p: {k: v.clone() for k, v in state.items()} for p, state in run.optimizer.state.items()})
+        for run in trainings
+    ]
+    yield
+    wait_for_all(trainings[0].segments.device)
+    for run, (weights, moments) in zip(trainings, kept):
+        run.model.load_state_dict(weights)
+        for p, state in run.optimizer.state.items():
+            for name, value in state.items():
+                value.copy_(moments[p][name]) if p in moments else value.zero_()
+        run.optimizer.zero_grad(set_to_none=True)
+    wait_for_all(trainings[0].segments.device)
 
 
 def score(model, data, normalization, utterances, aggregation="mean"):
@@ -227,17 +284,17 @@ class Training:
         self.losses = torch.zeros(len(self.sizes), device=device)
         self.recorded = engine != "eager"
         self.graphs = {}  # size of a step -> its recording
-        self.stream = None
-        if on_gpu:
-            torch.cuda.synchronize()  # the data were queued on another stream
-            self.stream = torch.cuda.Stream()
+        self.stack = None  # of folds that are trained as one network
+        wait_for_all(device)  # the data were queued on another stream
+        self.stream = torch.cuda.Stream() if on_gpu else None
 
     def step(self, size):
         """Train on the next `size` segments of the order."""
         index = self.order[self.place + self.within[:size]]
         x, y = gather(self.data, self.normalization, index), self.data.labels[index]
         settings = self.settings
-        compiled = self.engine == "compiled" and size == settings["batch_size"]  # not worth it for the odd last step
+        # not worth it for the odd last step
+        compiled = self.engine == "compiled" and not is_stackable(settings["model"]) and size == settings["batch_size"]
         loss = train_step(
             self.model, self.optimizer, x, y, settings["precision"], settings.get("double_softmax", False), compiled
         )
@@ -247,16 +304,25 @@ class Training:
 
     def begin_epoch(self, report=lambda step, steps: None):
         """Queue the next epoch's steps."""
-        with torch.cuda.stream(self.stream), self.own_masks():
+        with torch.cuda.stream(self.stream):
             permutation = epoch_order(len(self.segments), self.settings["seed"], self.epoch + 1)
             self.order.copy_(self.segments[permutation.to(self.segments.device)])
+        if self.stack:
+            self.stack.arrive(self)
+        else:
+            self.train_from(0, report)
+
+    def train_from(self, done, report=lambda step, steps: None):
+        """Queue the epoch's steps after the first `done`."""
+        sizes = self.sizes[done:]
+        with torch.cuda.stream(self.stream), self.own_masks():
             if self.recorded:
-                for size in sorted(set(self.sizes) - set(self.graphs), reverse=True):
+                for size in sorted(set(sizes) - set(self.graphs), reverse=True):
                     self.graphs[size] = self.record(size)
-            self.place.zero_(), self.number.zero_()
-            for done, size in enumerate(self.sizes, 1):
+            self.place.fill_(sum(self.sizes[:done])), self.number.fill_(done)
+            for step, size in enumerate(sizes, done + 1):
                 self.graphs[size].replay() if self.recorded else self.step(size)
-                report(done, len(self.sizes))
+                report(step, len(self.sizes))
 
     @contextmanager
     def own_masks(self):
@@ -276,6 +342,12 @@ class Training:
         self.epoch += 1
         return losses
 
+    def leave(self):
+        """There is no epoch after this one."""
+        stack, self.stack = self.stack, None
+        if stack:
+            stack.leave(self)
+
     def copy_weights(self):
         with torch.cuda.stream(self.stream):  # before the next epoch moves them
             return {name: value.clone() for name, value in self.model.state_dict().items()}
@@ -285,18 +357,12 @@ class Training:
 
         The graphs of a fold share their memory, as only one of them runs at a time.
         """
-        weights = self.copy_weights()
-        moments = {p: {k: v.clone() for k, v in state.items()} for p, state in self.optimizer.state.items()}
-        self.place.zero_()
-        for _ in range(WARM_UP):
-            self.number.zero_()
-            self.step(size)
+        with taken_back([self]):
             self.place.zero_()
-        self.model.load_state_dict(weights)
-        for p, state in self.optimizer.state.items():
-            for name, value in state.items():
-                value.copy_(moments[p][name]) if p in moments else value.zero_()
-        self.optimizer.zero_grad(set_to_none=True)
+            for _ in range(WARM_UP):
+                self.number.zero_()
+                self.step(size)
+                self.place.zero_()
         self.number.zero_()
         graph = torch.cuda.CUDAGraph()
         pool = next(iter(self.graphs.values())).pool() if self.graphs else None

@@ -25,6 +25,9 @@ def on_gpu(x):
     return x.device.type == "cuda"
 
 
+WRITTEN_OUT = False  # is ATFNN to consist of what stack.py can make one network of many folds' from?
+
+
 # ------------------------------------------------------------------------------------------------ TFT
 
 
@@ -221,7 +224,7 @@ class Gate(nn.Module):
         self.activation = activation
 
     def forward(self, x, maps=None, name=None):
-        weight = self.conv(x)  # (b, c, f/5, t) or (b, c, f, t/8)
+        weight = self.convolve(x)  # (b, c, f/5, t) or (b, c, f, t/8)
         if self.activation == "sigmoid":
             weight = weight.sigmoid()
         elif self.activation == "softmax":
@@ -231,17 +234,33 @@ class Gate(nn.Module):
             maps[name] = weight
         return weight
 
+    def convolve(self, x):
+        """conv(x), written out as a product of its patches, which do not overlap."""
+        if not WRITTEN_OUT:
+            return self.conv(x)
+        high, wide = self.group
+        seen = x.unflatten(2, (-1, high)).unflatten(4, (-1, wide)).permute(0, 2, 4, 1, 3, 5).flatten(3)
+        return linear(seen, self.conv.weight.flatten(1), self.conv.bias).permute(0, 3, 1, 2)
 
-class ScalarAttention(torch.autograd.Function):
+
+def scalar_attention(x, slope, offset):
     """m_i = sum_j x_j softmax_j(s_i x_j) with s_i = slope x_i + offset, exactly, without any vectors.
 
     This is self-attention over tokens that are affine in one number x_i each: in a head's scores all terms
     constant in j cancel in the softmax, which leaves (slope x_i + offset) x_j, and the values are affine in
     x_j, which leaves its mean m_i. x: (rows, f), slope and offset: (heads,) -> m: (rows, heads, f).
+    """
+    if WRITTEN_OUT:
+        import stack
 
-    The weights are made again in the backward pass: kept, they would be 0.8 GB for 128 segments. They are made some
-    rows at a time, on a CPU so few that they stay in its cache. For torch.compile the sums are written out instead:
-    it makes a kernel of each pass, without any weights in memory.
+        return stack.scalar_attention(x[None], slope[None], offset[None])[0][0]
+    return ScalarAttention.apply(x, slope, offset)
+
+
+class ScalarAttention(torch.autograd.Function):
+    """`scalar_attention` in products, some rows at a time, on a CPU so few that the weights stay in its cache.
+
+    The weights are made again in the backward pass: kept, they would be 0.8 GB for 128 segments.
     """
 
     @staticmethod
@@ -249,41 +268,30 @@ class ScalarAttention(torch.autograd.Function):
         s = slope[:, None] * x[:, None] + offset[:, None]  # (rows, heads, f)
         low, high = (bound[:, None, None] for bound in x.aminmax(dim=1))
         largest = torch.maximum(s * low, s * high)  # of s_i x_j over j
-        if not torch.compiler.is_compiling():
-            moments = torch.stack([torch.ones_like(x), x, x.square()], 1)  # (rows, 3, f)
-            sums = x.new_empty(len(x), 3, s[0].numel())
-            for rows in ScalarAttention.blocks(x):
-                weights = ScalarAttention.weights(x[rows], s[rows], largest[rows])
-                torch.bmm(moments[rows], weights.transpose(1, 2), out=sums[rows])
-            total, mean, square = sums.view(len(x), 3, *s.shape[1:]).unbind(1)  # (rows, heads, f) each
-        else:
-            x_j = x[:, None, None]
-            weights = (s[..., None] * x_j - largest[..., None]).exp()
-            total, mean, square = (part.sum(-1) for part in (weights, weights * x_j, weights * x_j * x_j))
+        moments = torch.stack([torch.ones_like(x), x, x.square()], 1)  # (rows, 3, f)
+        sums = x.new_empty(len(x), 3, s[0].numel())
+        for rows in ScalarAttention.blocks(x):
+            weights = ScalarAttention.weights(x[rows], s[rows], largest[rows])
+            torch.bmm(moments[rows], weights.transpose(1, 2), out=sums[rows])
+        total, mean, square = sums.view(len(x), 3, *s.shape[1:]).unbind(1)  # (rows, heads, f) each
         mean = mean / total
         largest = largest + total.log()  # now s_i x_j - largest is the logarithm of p_ij
         ctx.save_for_backward(x, slope, s, largest, mean, square / total - mean.square())
         return mean
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad):
         x, slope, s, largest, mean, variance = ctx.saved_tensors
         grad_s = grad * variance  # d m_i / d s_i is the variance of x under the weights
         # d m_i / d x_j = p_ij (1 - s_i m_i) + x_j p_ij s_i
-        gs = grad * s
-        grad_x, sides = (slope[:, None] * grad_s).sum(1), (grad - gs * mean, gs)
-        if not torch.compiler.is_compiling():
-            sides = torch.stack(sides, 1).flatten(2)  # (rows, 2, heads * f)
-            for rows in ScalarAttention.blocks(x):
-                weights = ScalarAttention.weights(x[rows], s[rows], largest[rows])
-                constant, by_x = torch.bmm(sides[rows], weights).unbind(1)
-                grad_x[rows] += constant + x[rows] * by_x
-        else:
-            x_j = x[:, None, None]
-            weights = (s[..., None] * x_j - largest[..., None]).exp()
-            grad_x = grad_x + (weights * (sides[0][..., None] + sides[1][..., None] * x_j)).sum((1, 2))
-        grads = grad_x, (grad_s * x[:, None]).sum((0, 2)), grad_s.sum((0, 2))
-        return tuple(part.detach() for part in grads)  # which have no derivatives here; as torch.compile reads it
+        sides = torch.stack([grad - grad * s * mean, grad * s], 1).flatten(2)  # (rows, 2, heads * f)
+        grad_x = (slope[:, None] * grad_s).sum(1)
+        for rows in ScalarAttention.blocks(x):
+            weights = ScalarAttention.weights(x[rows], s[rows], largest[rows])
+            constant, by_x = torch.bmm(sides[rows], weights).unbind(1)
+            grad_x[rows] += constant + x[rows] * by_x
+        return grad_x, (grad_s * x[:, None]).sum((0, 2)), grad_s.sum((0, 2))
 
     @staticmethod
     def blocks(x):
@@ -356,7 +364,7 @@ class NarrowLayerNorm(torch.autograd.Function):
 
 def layer_norm(norm, x):
     """norm(x) for nn.LayerNorm over the few channels of x (..., c)."""
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+    if torch.is_grad_enabled() and not WRITTEN_OUT:
         return NarrowLayerNorm.apply(x, norm.weight, norm.bias, norm.eps)
     return norm(x)
 
@@ -365,7 +373,7 @@ class FrequencyEncoder(nn.Module):
     """F-Encoder (ATFNN section II-A1, Fig. 2): self-attention over the bands of each frame, then convolutions.
 
     (b, 1, f, t) -> (b, t, f, c). A bin is lifted from 1 to c numbers by a linear layer, so its token is
-    affine in one number and `ScalarAttention` gives the same result as attention over c-vectors.
+    affine in one number and `scalar_attention` gives the same result as attention over c-vectors.
     """
 
     def __init__(self, channels=8, hidden=32, heads=2, kernel=5):
@@ -385,9 +393,24 @@ class FrequencyEncoder(nn.Module):
         with in_float32:
             x = x.squeeze(1).transpose(1, 2).contiguous()  # (b, t, f)
             y = layer_norm(self.norm_attention, self.attend(x, residual=True))  # (b, t, f, c)
-        z = self.convolutions(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # (b, c, t, f) and back
+        z = self.convolve(y) if WRITTEN_OUT else self.convolutions(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         with in_float32:
             return layer_norm(self.norm_convolution, y + z)
+
+    def convolve(self, y):
+        """The convolutions as products (b, t, f, c) -> (b, t, f, c), whichever end of each is narrower taken apart.
+
+        A product for each segment, as the gradient by a weight from all frames at once would leave a GPU idle.
+        """
+        first, _, second = self.convolutions
+        taps, (b, t, f, _) = first.kernel_size[1], y.shape
+        around = (0, 0, first.padding[1], first.padding[1])
+        seen = pad(y, around).unfold(2, taps, 1).reshape(b, t * f, -1)  # (b, t * f, c * taps)
+        z = torch.bmm(seen, first.weight.flatten(1).mT.expand(b, -1, -1))
+        z = (z + first.bias.to(z.dtype)).relu()  # (b, t * f, hidden)
+        parts = torch.bmm(z, second.weight.transpose(0, 1).flatten(1).expand(b, -1, -1)).view(b, t, f, -1, taps)
+        parts = pad(parts, (0, 0, *around))
+        return sum(parts[:, :, tap : tap + f, :, tap] for tap in range(taps)) + second.bias
 
     def attend(self, x, residual=False):
         """Multi-head self-attention of `lift(x)` over the bands: (b, t, f) -> (b, t, f, c). `residual` adds `lift(x)`.
@@ -402,7 +425,7 @@ class FrequencyEncoder(nn.Module):
         constant_q, _, constant_v = (weight @ self.lift.bias + bias).view(3, heads, size)
         scale = size**-0.5
         x = x.view(b * t, f)
-        mean = ScalarAttention.apply(x, scale * (slope_q * slope_k).sum(1), scale * (constant_q * slope_k).sum(1))
+        mean = scalar_attention(x, scale * (slope_q * slope_k).sum(1), scale * (constant_q * slope_k).sum(1))
         slope = torch.einsum("chs,hs->ch", out.weight.unflatten(1, (heads, size)), slope_v)  # of the output by a mean
         constant = out.weight @ constant_v.flatten() + out.bias
         if residual:
@@ -424,6 +447,10 @@ class TimeEncoder(nn.Module):
         self.lstm = nn.LSTM(features, hidden, layers, batch_first=True, dropout=dropout, bidirectional=True)
 
     def forward(self, x):
+        if WRITTEN_OUT:
+            import stack
+
+            return stack.last_states(self.lstm, x)
         in_float32 = torch.autocast("cuda", enabled=False) if on_gpu(x) else nullcontext()
         with in_float32:
             _, (states, _) = self.lstm(x.float() if on_gpu(x) else x)  # (2 * layers, b, hidden)

@@ -27,6 +27,7 @@ import shutil
 import sys
 import time
 from dataclasses import dataclass, field, fields, replace
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,7 +61,8 @@ RECIPES = {
     **dict.fromkeys(("tft", "tft-t+f", "tft-t+tf", "tft-f+tf"), TFT_RECIPE),
     **dict.fromkeys(("atfnn", "afnn", "atnn", "tfnn"), ATFNN_RECIPE),
 }
-CODE = ("features.py", "protocols.py", "models.py", "engine.py", "train.py", "results.py")  # what scores depend on
+# what scores depend on
+CODE = ("features.py", "protocols.py", "models.py", "engine.py", "stack.py", "train.py", "results.py")
 NORMALIZATIONS = ("fold", "none", "segment", "utterance", "speaker")
 FOR_KNOWN_SPEAKERS = "needs all recordings of each speaker, by name"  # --normalization speaker
 EVERY, OF_TFT = tuple(RECIPES), tuple(name for name, recipe in RECIPES.items() if recipe is TFT_RECIPE)
@@ -676,19 +678,24 @@ def train_all(jobs, database, heard, folds_total, config):
         print(f"{database.name}: compiling a network takes half a minute, once", flush=True)
     engine.prepare(device, config.deterministic)
     loaded, running, failed = {}, {}, []  # front end -> data on the device; fold in training -> its lock
-    queue = iter(enumerate(jobs, 1))
+
+    def of_one_stack(due):
+        """The model of a fold that is trained as one network with others, else None."""
+        model = due[1].settings["model"]
+        return model if how["engine"] == "compiled" and engine.is_stackable(model) else None
 
     def begin(number, job):
         with contextlib.ExitStack() as stack:
             mine = stack.enter_context(results.claim(job.folder))
-            if mine and not is_finished(job):  # by another process, meanwhile
-                front_end = RECIPES[job.settings["model"]].front_end
-                if front_end not in loaded:
-                    loaded[front_end] = engine.to_device(database, heard[front_end], device)
-                show = Progress(f"[{number}/{len(jobs)}] {title(job, folds_total)}")
-                run = FoldRun(job, loaded[front_end], folds_total, how, config.save_every, show)
-                running[run] = stack.pop_all()
-                run.begin_epoch()
+            if not mine or is_finished(job):  # by another process, meanwhile
+                return []
+            front_end = RECIPES[job.settings["model"]].front_end
+            if front_end not in loaded:
+                loaded[front_end] = engine.to_device(database, heard[front_end], device)
+            show = Progress(f"[{number}/{len(jobs)}] {title(job, folds_total)}")
+            run = FoldRun(job, loaded[front_end], folds_total, how, config.save_every, show)
+            running[run] = stack.pop_all()
+            return [run]
 
     def advance(run):
         """Collect the epoch that was queued, and queue the next: the device is not kept waiting for other folds."""
@@ -697,25 +704,42 @@ def train_all(jobs, database, heard, folds_total, config):
         except results.RunError as error:  # the other folds go on
             failed.append(str(error))
             run.show.line("stopped, see below")
-            running.pop(run).close()
+            end(run)
             return
         if run.is_trained:
             run.finish()
-            running.pop(run).close()
+            end(run)
         else:
             run.begin_epoch()
+
+    def end(run):
+        run.training.leave()
+        running.pop(run).close()
+
+    def train(queue, stacked):
+        """Train folds that wait in `queue`, at most `together` at a time; stacked ones as one network."""
+        while True:
+            new = []
+            while len(running) < together and (due := next(queue, None)):
+                new += begin(*due)
+            if not running:
+                return
+            if new and stacked:
+                engine.stack([run.training for run in new])
+            for run in new:
+                run.begin_epoch()
+            del new
+            for run in list(running):
+                advance(run)
+            del run  # what a finished fold held is free before the next begins
 
     with contextlib.ExitStack() as locks:
         locks.callback(lambda: [lock.close() for lock in running.values()])
         try:
-            while True:
-                while len(running) < together and (due := next(queue, None)):
-                    begin(*due)
-                if not running:
-                    break
-                for run in list(running):
-                    advance(run)
-                del run  # what a finished fold held is free before the next begins
+            for stacked, part in groupby(enumerate(jobs, 1), of_one_stack):
+                part = list(part)
+                for share in np.array_split(range(len(part)), -(-len(part) // together) if stacked else 1):
+                    train(iter([part[i] for i in share]), stacked)
         except RuntimeError as error:
             if torch.OutOfMemoryError not in (type(error), type(error.__context__)):  # the latter while recording
                 raise

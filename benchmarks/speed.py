@@ -45,6 +45,7 @@ import results
 import train
 
 CLASSES = 6
+ENGINES = ("eager", "graph", "compiled")
 PRECISIONS = {"float32": 4, "bfloat16": 2}  # -> bytes of a number
 BURN_IN = 2  # steps
 MEMORY_SEGMENTS = (2_000, 4_000, 8_000)
@@ -126,10 +127,16 @@ def settings_of(name, **other):
     return dict(told, batch_size=recipe.batch_size, lr=recipe.lr, precision="float32") | other
 
 
+def trainings(data, settings, kind, folds):
+    runs = [engine.Training(data, settings, range(len(data.labels)), kind) for _ in range(folds)]
+    if kind == "compiled" and engine.is_stackable(settings["model"]):
+        engine.stack(runs)
+    return runs
+
+
 def our_loop(data, settings, kind, folds=1):
     """Seconds per step of one fold with `folds` at once, its losses, and the seconds of the first epoch."""
-    runs = [engine.Training(data, settings, range(len(data.labels)), kind) for _ in range(folds)]
-    spent = []
+    runs, spent = trainings(data, settings, kind, folds), []
     for _ in range(2):
         start = time.perf_counter()
         for run in runs:
@@ -139,17 +146,19 @@ def our_loop(data, settings, kind, folds=1):
     return spent[1] / len(runs[0].sizes), losses[0], spent[0]
 
 
-def first_losses(data, settings, kind, steps):
+def in_order(segments, seed, epoch):
+    return torch.arange(segments)
+
+
+def first_losses(data, settings, kind):
     """Losses in the order in which the plain loop reads the segments."""
-    run = engine.Training(data, settings, range(len(data.labels)), kind)
-    with torch.cuda.stream(run.stream):
-        if run.recorded:
-            run.graphs = {size: run.record(size) for size in set(run.sizes)}
-        run.order.copy_(run.segments)
-        run.place.zero_(), run.number.zero_()
-        for size in run.sizes[:steps]:
-            run.graphs[size].replay() if run.recorded else run.step(size)
-        return run.losses[:steps].tolist()
+    usual, engine.epoch_order = engine.epoch_order, in_order
+    try:
+        (run,) = trainings(data, settings, kind, 1)
+        run.begin_epoch()
+        return run.end_epoch()
+    finally:
+        engine.epoch_order = usual
 
 
 def release_memory(keep):
@@ -230,6 +239,7 @@ def loops_of(options):
     engines = [("eager", (1,))]
     if options.device == "cuda":
         engines += [("graph", (1, 4)), ("compiled", (1, 4, 10, 20))]
+    engines = [(kind, folds) for kind, folds in engines if kind in options.engine]
     return [(kind, precision, n) for kind, folds in engines for precision in options.precision for n in folds]
 
 
@@ -260,7 +270,7 @@ def compare(options, name, rates, bandwidth):
     for how, spent in ours.items():
         spent = statistics.median(spent)
         if how[:2] not in differences:
-            losses = first_losses(data, settings | dict(precision=how[1]), how[0], steps)
+            losses = first_losses(data, settings | dict(precision=how[1]), how[0])
             differences[how[:2]] = max(abs(a - b) for a, b in zip(losses, expected))
         rows.append([
             name, *how, f"{1e3 * spent:.2f}", f"{size / spent:.0f}", f"{usual / spent:.2f}", f"{differences[how[:2]]:.1e}",
@@ -373,6 +383,7 @@ def main():
     parser.add_argument("--steps", type=int, default=6, help="timed steps of a run")
     parser.add_argument("--repeats", type=int, default=2, help="runs of each loop, in turn")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--engine", nargs="+", default=list(ENGINES), choices=ENGINES, help="of our loops")
     parser.add_argument("--precision", nargs="+", default=list(PRECISIONS), choices=PRECISIONS, help="of our loops")
     parser.add_argument("--deterministic", action="store_true", help="our loop as with that option of train.py")
     parser.add_argument("--chip", default=results.processor(), help="name of the processor")

@@ -43,6 +43,8 @@ def train_folds(model, device, kind="eager", precision="float32", folds=(0,)):
         model=model, seed=0, lr=2e-4, batch_size=4, normalization="fold", precision=precision, front_end=front_end
     )
     runs = [engine.Training(data, settings, np.roll(np.arange(38), 9 * fold), kind) for fold in folds]
+    if kind == "compiled" and engine.is_stackable(model):
+        engine.stack(runs)
     losses = [[] for _ in runs]
     for _ in range(STEPS // 10):
         for run in runs:
