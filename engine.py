@@ -231,21 +231,24 @@ def beside(trunk, stream):
 
 @contextmanager
 def taken_back(trainings):
-    """The steps that are taken inside leave nothing behind in weights, statistics and moments."""
-    wait_for_all(trainings[0].segments.device)
+    """The steps that are taken inside leave nothing behind: weights, statistics, moments and losses are put back."""
+    device = trainings[0].segments.device
+    wait_for_all(device)
     kept = [
         (run.copy_weights(), {p: {k: v.clone() for k, v in state.items()} for p, state in run.optimizer.state.items()})
         for run in trainings
     ]
+    losses = [run.losses.clone() for run in trainings]
     yield
-    wait_for_all(trainings[0].segments.device)
-    for run, (weights, moments) in zip(trainings, kept):
+    wait_for_all(device)
+    for run, (weights, moments), told in zip(trainings, kept, losses):
         run.model.load_state_dict(weights)
         for p, state in run.optimizer.state.items():
             for name, value in state.items():
                 value.copy_(moments[p][name]) if p in moments else value.zero_()
         run.optimizer.zero_grad(set_to_none=True)
-    wait_for_all(trainings[0].segments.device)
+        run.losses.copy_(told)
+    wait_for_all(device)
 
 
 def score(model, data, normalization, utterances, aggregation="mean"):

@@ -124,8 +124,8 @@ def lstm_backward(
                 more = torch.bmm(grad_gates[:, step], weight_hh)
         grad_gates = grad_gates.contiguous()
         rows = grad_gates.view(n, t * b, 4 * size)
-        after, until = grad_gates[:, 1:].flatten(1, 2), h[:, :-1].reshape(n, -1, size)
-        grad_ih, grad_hh = torch.bmm(rows.mT, x.reshape(n, t * b, inputs)), torch.bmm(after.mT, until)
+        until = torch.cat([x.new_zeros(n, 1, b, size), h[:, :-1]], 1).view(n, t * b, size)
+        grad_ih, grad_hh = torch.bmm(rows.mT, x.reshape(n, t * b, inputs)), torch.bmm(rows.mT, until)
         return torch.bmm(rows, weight_ih).view_as(x), grad_ih, grad_hh, rows.sum(1)
 
 
@@ -143,7 +143,7 @@ def _(grad, x, weight_ih, weight_hh, h, gates, states):
 def last_states(module, x):
     """The last hidden state of each direction of a bidirectional nn.LSTM: x (b, t, features) -> (b, 2H)."""
     with torch.autocast(x.device.type, enabled=False):
-        x = x.float().transpose(0, 1)
+        x = x.to(module.weight_hh_l0.dtype).transpose(0, 1)
         for layer in range(module.num_layers):
             weight_ih, weight_hh, bias_ih, bias_hh = (
                 torch.stack([getattr(module, f"{name}_l{layer}{way}") for way in ("", "_reverse")])

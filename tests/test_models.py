@@ -334,17 +334,17 @@ INPUTS = {  # (b, t, f), more rows than one block of ScalarAttention holds
 }
 
 
-WRITTEN = pytest.mark.parametrize("compiled", [False, True])  # in blocks of rows, and as torch.compile reads it
+WRITTEN = pytest.mark.parametrize("written_out", [False, True])  # in blocks of rows, and as stack.py takes it
 
 
 @pytest.mark.parametrize("kind", INPUTS)
 @WRITTEN
-def test_scalar_attention_is_attention_of_the_lifted_tokens(kind, compiled, monkeypatch):
+def test_scalar_attention_is_attention_of_the_lifted_tokens(kind, written_out, monkeypatch):
     """Scores reach some 1e4 here, and exp turns rounding of a score into a relative error: 1e-9 in float64.
 
     In float32 that error is large on both sides; ours must be of the size of torch's own, or of rounding.
     """
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiled)
+    monkeypatch.setattr(models, "WRITTEN_OUT", written_out)
     layer, x = shaken(models.FrequencyEncoder()), INPUTS[kind]().double()
     upstream = torch.randn(*x.shape, 8).double()
     exact = gradients(attend_slowly, layer, x, upstream)
@@ -361,13 +361,13 @@ def test_scalar_attention_is_attention_of_the_lifted_tokens(kind, compiled, monk
 
 
 @WRITTEN
-def test_gradients_of_scalar_attention_against_differences(compiled, monkeypatch):
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiled)
+def test_gradients_of_scalar_attention_against_differences(written_out, monkeypatch):
+    monkeypatch.setattr(models, "WRITTEN_OUT", written_out)
     x, slope, offset = torch.randn(3, 6).double(), torch.randn(2).double(), torch.randn(2).double()
     inputs = [tensor.requires_grad_() for tensor in (x, slope, offset)]
-    assert torch.autograd.gradcheck(models.ScalarAttention.apply, inputs)
-    (first,) = torch.autograd.grad(models.ScalarAttention.apply(*inputs).sum(), inputs[:1], create_graph=True)
-    with pytest.raises(RuntimeError, match="does not require grad"):  # rather than a wrong second derivative
+    assert torch.autograd.gradcheck(models.scalar_attention, inputs)
+    (first,) = torch.autograd.grad(models.scalar_attention(*inputs).sum(), inputs[:1], create_graph=True)
+    with pytest.raises(RuntimeError, match="does not require grad|no autograd formula"):  # rather than a wrong second derivative
         first.sum().backward()
 
 
@@ -485,6 +485,25 @@ def test_a_gate_equals_its_formula(group, axis, inputs, activation):
         agree(each.sum(axis), torch.ones_like(each.sum(axis)))
     elif activation == "none":
         assert weight.min() < 0 and weight.max() > 1
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        *((name, {}) for name in ("atfnn", "afnn", "atnn", "tfnn")),
+        ("atfnn", dict(t_attention_input="encoded", f_encoder_heads=4)),
+        ("atfnn", dict(gate="softmax")),
+    ],
+)
+def test_written_out_networks_are_the_same_networks(name, options, monkeypatch):
+    network, x = shaken(models.build(name, 4, bands=20, frames=16, **options)), torch.randn(3, 1, 20, 16).double()
+    told = []
+    for written_out in (False, True):
+        monkeypatch.setattr(models, "WRITTEN_OUT", written_out)
+        told.append(gradients(lambda network, x: network(x), network, x, torch.ones(3, 4).double()))
+    assert told[0].keys() == told[1].keys() and len(told[0]) == len(list(network.parameters())) + 2
+    for part in told[0]:
+        agree(told[1][part], told[0][part])
 
 
 @pytest.mark.parametrize("name", ["atfnn", "afnn", "atnn"])

@@ -20,6 +20,7 @@ import engine
 import features
 import protocols
 import results
+import stack
 import train
 from benchmarks import synthetic
 
@@ -605,6 +606,54 @@ def test_other_errors_of_the_device_are_not_taken_for_one(manifest, tmp_path, mo
     monkeypatch.setattr(engine, "train_step", broken)
     with pytest.raises(RuntimeError, match="something else"):
         train.main(base(manifest, tmp_path))
+
+
+# --------------------------------------------------------------------------------------------- stacks
+
+
+@pytest.fixture
+def stacks(monkeypatch):
+    """--engine compiled on a CPU, but for recording and compiling; and the folds of each stack that is made."""
+    made, usual, begin = [], stack.Stack.__init__, engine.Training.__init__
+
+    def spied(self, members, build=None):
+        made.append([(member.settings["seed"], member.settings["fold"]) for member in members])
+        usual(self, members, lambda network: network)
+
+    def unrecorded(self, data, settings, fit, kind):
+        begin(self, data, settings, fit, "eager")
+
+    monkeypatch.setattr(stack.Stack, "__init__", spied)
+    monkeypatch.setattr(engine.Training, "__init__", unrecorded)
+    monkeypatch.setattr(engine, "choose_engine", lambda *told: "compiled")
+    return made
+
+
+def test_folds_that_are_stacked_end_as_single_ones(stacks, manifest, tmp_path, monkeypatch):
+    stacked, alone = tmp_path / "stacked", tmp_path / "alone"
+    for runs, together in ((stacked, 4), (alone, 1)):
+        train.main(base(manifest, runs, "--fold", "all", "--epochs", 1, "--track", "all", "--together", together))
+    assert [len(members) for members in stacks] == [4, 3, 3] + 10 * [1]  # shared out evenly
+    for number in range(1, 6):
+        for track in ("last", "validation"):
+            ours, theirs = (folder_of(runs, number=number, track=track) for runs in (stacked, alone))
+            assert results.is_done(ours) and results.read_config(ours)["machine"]["engine"] == "compiled"
+            np.testing.assert_allclose(log_of(ours)[:, :2], log_of(theirs)[:, :2], atol=1e-4)
+            scores, wanted = (results.read_epochs(folder)["scores"] for folder in (ours, theirs))
+            np.testing.assert_allclose(scores, wanted, atol=1e-3)
+
+
+def test_a_stacked_fold_that_fails_stops_alone(stacks, manifest, tmp_path, monkeypatch):
+    end_epoch = engine.Training.end_epoch
+
+    def failing(self):
+        losses = end_epoch(self)
+        return [float("nan"), *losses[1:]] if self.settings["fold"] == 2 and self.epoch == 2 else losses
+
+    monkeypatch.setattr(engine.Training, "end_epoch", failing)
+    with pytest.raises(results.RunError, match="fold2: the loss became nan in epoch 2, step 1"):
+        train.main(base(manifest, tmp_path, "--fold", "all", "--epochs", 2, "--together", 5))
+    assert [results.is_done(folder_of(tmp_path, number=n)) for n in range(1, 6)] == [True, False, True, True, True]
 
 
 # ---------------------------------------------------------------------------------------------- alarms
