@@ -171,24 +171,29 @@ def model_options(settings):
     return {name: settings[name] for name in models.OPTIONS if name in settings}
 
 
+def prepare_compiler():
+    torch._dynamo.config.recompile_limit = 64  # networks, precisions and settings that one process trains
+    warnings.filterwarnings("ignore", r"\s*(Online softmax|TensorFloat32)")  # advice of torch.compile
+
+
 @functools.cache
 def compiled_network():
     """model(x) by torch.compile: one for all folds, as the weights are arguments of what it makes."""
-    torch._dynamo.config.recompile_limit = 64  # networks, precisions and settings that one process trains
-    warnings.filterwarnings("ignore", r"\s*(Online softmax|TensorFloat32)")  # advice of torch.compile
+    prepare_compiler()
     return torch.compile(lambda model, x: model(x), dynamic=False)
 
 
-def is_stackable(model):
-    """Are folds of it made one network where they are compiled?"""
-    return models.MODELS[model][0] is models.ATFNN
+def is_stacked(model, engine):
+    """Is that network trained with other folds' as one (stack.py)?"""
+    return engine == "compiled" and models.MODELS[model][0] is models.ATFNN
 
 
 def stack(trainings):
-    """Train them as one network from now on."""
-    from stack import Stack
+    """Train them as one network from now on, where that is their engine's way."""
+    if is_stacked(trainings[0].settings["model"], trainings[0].engine):
+        from stack import Stack
 
-    Stack(trainings)
+        Stack(trainings)
 
 
 def in_precision(device, precision):
@@ -196,7 +201,7 @@ def in_precision(device, precision):
 
 
 def losses_of(logits, y, double_softmax=False):
-    """Each segment's cross-entropy of the logits, or of their softmax, as TFT eq. 13 reads: (n, classes), (n,) -> (n,)."""
+    """Cross-entropy of the logits, or of their softmax, as TFT eq. 13 reads: (n, classes), (n,) -> (n,)."""
     logits = logits.float()
     return cross_entropy(logits.softmax(1) if double_softmax else logits, y, reduction="none")
 
@@ -286,6 +291,7 @@ class Training:
         self.within = torch.arange(self.sizes[0], device=device)
         self.losses = torch.zeros(len(self.sizes), device=device)
         self.recorded = engine != "eager"
+        self.compiled = engine == "compiled" and not is_stacked(settings["model"], engine)
         self.graphs = {}  # size of a step -> its recording
         self.stack = None  # of folds that are trained as one network
         wait_for_all(device)  # the data were queued on another stream
@@ -296,8 +302,7 @@ class Training:
         index = self.order[self.place + self.within[:size]]
         x, y = gather(self.data, self.normalization, index), self.data.labels[index]
         settings = self.settings
-        # not worth it for the odd last step
-        compiled = self.engine == "compiled" and not is_stackable(settings["model"]) and size == settings["batch_size"]
+        compiled = self.compiled and size == settings["batch_size"]  # not worth it for the odd last step
         loss = train_step(
             self.model, self.optimizer, x, y, settings["precision"], settings.get("double_softmax", False), compiled
         )
@@ -348,6 +353,7 @@ class Training:
     def leave(self):
         """There is no epoch after this one."""
         stack, self.stack = self.stack, None
+        self.graphs.clear()
         if stack:
             stack.leave(self)
 
@@ -381,7 +387,8 @@ class Training:
             )
 
     def state(self):
-        return dict(model=self.model.state_dict(), optimizer=self.optimizer.state_dict()["state"], epoch=self.epoch)
+        # copies, as the weights of a stack's folds are parts of larger tensors, which would be saved
+        return dict(model=self.copy_weights(), optimizer=self.optimizer.state_dict()["state"], epoch=self.epoch)
 
     def restore(self, state):
         """Go on from what `state` gave, on whatever device and engine; before the first epoch."""

@@ -25,7 +25,7 @@ def on_gpu(x):
     return x.device.type == "cuda"
 
 
-WRITTEN_OUT = False  # is ATFNN to consist of what stack.py can make one network of many folds' from?
+WRITTEN_OUT = False  # true while stack.py runs ATFNN: plain operations instead of cuDNN's LSTM and convolutions
 
 
 # ------------------------------------------------------------------------------------------------ TFT
@@ -398,19 +398,21 @@ class FrequencyEncoder(nn.Module):
             return layer_norm(self.norm_convolution, y + z)
 
     def convolve(self, y):
-        """The convolutions as products (b, t, f, c) -> (b, t, f, c), whichever end of each is narrower taken apart.
+        """The convolutions as products: (b, t, f, c) -> (b, t, f, c).
 
-        A product for each segment, as the gradient by a weight from all frames at once would leave a GPU idle.
+        The first is one of what each tap sees, the second gives what each tap adds. A product for each segment, as the
+        gradient by a weight from all frames at once would leave a GPU idle.
         """
         first, _, second = self.convolutions
         taps, (b, t, f, _) = first.kernel_size[1], y.shape
         around = (0, 0, first.padding[1], first.padding[1])
-        seen = pad(y, around).unfold(2, taps, 1).reshape(b, t * f, -1)  # (b, t * f, c * taps)
+        padded = pad(y, around)
+        seen = torch.stack([padded[:, :, tap : tap + f] for tap in range(taps)], -1).view(b, t * f, -1)  # c * taps
         z = torch.bmm(seen, first.weight.flatten(1).mT.expand(b, -1, -1))
         z = (z + first.bias.to(z.dtype)).relu()  # (b, t * f, hidden)
         parts = torch.bmm(z, second.weight.transpose(0, 1).flatten(1).expand(b, -1, -1)).view(b, t, f, -1, taps)
         parts = pad(parts, (0, 0, *around))
-        return sum(parts[:, :, tap : tap + f, :, tap] for tap in range(taps)) + second.bias
+        return sum(parts[:, :, tap : tap + f, :, tap].to(second.bias.dtype) for tap in range(taps)) + second.bias
 
     def attend(self, x, residual=False):
         """Multi-head self-attention of `lift(x)` over the bands: (b, t, f) -> (b, t, f, c). `residual` adds `lift(x)`.

@@ -11,7 +11,6 @@ of them are operators of their own below, for any number n of folds: an LSTM, an
 """
 
 import functools
-import warnings
 from contextlib import contextmanager
 
 import torch
@@ -240,9 +239,8 @@ def network_of_folds(name, classes, sizes, build):
 
 
 def compile_network(network):
-    torch._dynamo.config.recompile_limit = 64  # networks, precisions and settings that one process trains
+    engine.prepare_compiler()
     torch._dynamo.config.allow_rnn = True  # whose weights `last_states` reads
-    warnings.filterwarnings("ignore", r"\s*(Online softmax|TensorFloat32)")  # advice of torch.compile
     return torch.compile(network, dynamic=False, fullgraph=True)
 
 
@@ -271,7 +269,8 @@ class Stack:
     """Trains `members`, engine.Training of folds of the same network and settings, all at once.
 
     An epoch begins when every member that is still there has asked for it. Whole batches are trained on by all
-    together, the last, shorter one by each alone.
+    together, the last, shorter one by each alone. One that has left costs as much as before, but stands still. `build`
+    makes what runs of the network of folds, in tests something simpler.
     """
 
     def __init__(self, members, build=compile_network):

@@ -26,6 +26,7 @@ import shlex
 import shutil
 import sys
 import time
+from collections import deque
 from dataclasses import dataclass, field, fields, replace
 from itertools import groupby
 from pathlib import Path
@@ -533,7 +534,7 @@ class FoldRun:
             np.savez(file, **kept)
         by_fold = job.settings["normalization"] == "fold"
         checkpoint = dict(
-            model={name: value.cpu().contiguous() for name, value in weights.items()},
+            model={name: value.to("cpu", copy=True).contiguous() for name, value in weights.items()},
             normalization=[part.cpu() for part in self.training.normalization[:2]] if by_fold else None,
             settings=job.settings,
             classes=list(database.classes),
@@ -675,18 +676,18 @@ def train_all(jobs, database, heard, folds_total, config):
     steps = sum(steps_of(job, heard[RECIPES[job.settings["model"]].front_end]) for job in jobs)
     how = dict(engine=engine.choose_engine(config.engine, device, steps, config.dropout), together=together)
     if how["engine"] == "compiled":
-        print(f"{database.name}: compiling a network takes half a minute, once", flush=True)
+        print(f"{database.name}: compiling takes half a minute a network (ATFNN: and number of folds)", flush=True)
     engine.prepare(device, config.deterministic)
     loaded, running, failed = {}, {}, []  # front end -> data on the device; fold in training -> its lock
 
     def of_one_stack(due):
         """The model of a fold that is trained as one network with others, else None."""
         model = due[1].settings["model"]
-        return model if how["engine"] == "compiled" and engine.is_stackable(model) else None
+        return model if engine.is_stacked(model, how["engine"]) else None
 
     def begin(number, job):
-        with contextlib.ExitStack() as stack:
-            mine = stack.enter_context(results.claim(job.folder))
+        with contextlib.ExitStack() as lock:
+            mine = lock.enter_context(results.claim(job.folder))
             if not mine or is_finished(job):  # by another process, meanwhile
                 return []
             front_end = RECIPES[job.settings["model"]].front_end
@@ -694,11 +695,11 @@ def train_all(jobs, database, heard, folds_total, config):
                 loaded[front_end] = engine.to_device(database, heard[front_end], device)
             show = Progress(f"[{number}/{len(jobs)}] {title(job, folds_total)}")
             run = FoldRun(job, loaded[front_end], folds_total, how, config.save_every, show)
-            running[run] = stack.pop_all()
+            running[run] = lock.pop_all()
             return [run]
 
     def advance(run):
-        """Collect the epoch that was queued, and queue the next: the device is not kept waiting for other folds."""
+        """Collect the epoch that was queued, and queue the next: only a stack keeps the device waiting for its folds."""
         try:
             run.end_epoch()
         except results.RunError as error:  # the other folds go on
@@ -716,14 +717,14 @@ def train_all(jobs, database, heard, folds_total, config):
         run.training.leave()
         running.pop(run).close()
 
-    def train(queue, stacked):
-        """Train folds that wait in `queue`, at most `together` at a time; stacked ones as one network."""
-        while True:
-            new = []
-            while len(running) < together and (due := next(queue, None)):
-                new += begin(*due)
-            if not running:
-                return
+    def train_queue(queue, stacked):
+        """Train folds that wait, at most `together` at a time; stacked ones as one network, then as many as before."""
+        while queue or running:
+            room, new = together, []
+            if stacked:
+                room = 0 if running else -(-len(queue) // -(-len(queue) // together))
+            while queue and len(running) < room:
+                new += begin(*queue.popleft())
             if new and stacked:
                 engine.stack([run.training for run in new])
             for run in new:
@@ -731,15 +732,13 @@ def train_all(jobs, database, heard, folds_total, config):
             del new
             for run in list(running):
                 advance(run)
-            del run  # what a finished fold held is free before the next begins
+                del run  # what a finished fold held is free before the next begins
 
     with contextlib.ExitStack() as locks:
         locks.callback(lambda: [lock.close() for lock in running.values()])
         try:
             for stacked, part in groupby(enumerate(jobs, 1), of_one_stack):
-                part = list(part)
-                for share in np.array_split(range(len(part)), -(-len(part) // together) if stacked else 1):
-                    train(iter([part[i] for i in share]), stacked)
+                train_queue(deque(part), stacked)
         except RuntimeError as error:
             if torch.OutOfMemoryError not in (type(error), type(error.__context__)):  # the latter while recording
                 raise

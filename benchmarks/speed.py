@@ -129,8 +129,7 @@ def settings_of(name, **other):
 
 def trainings(data, settings, kind, folds):
     runs = [engine.Training(data, settings, range(len(data.labels)), kind) for _ in range(folds)]
-    if kind == "compiled" and engine.is_stackable(settings["model"]):
-        engine.stack(runs)
+    engine.stack(runs)
     return runs
 
 
@@ -143,6 +142,8 @@ def our_loop(data, settings, kind, folds=1):
             run.begin_epoch()
         losses = [run.end_epoch() for run in runs]
         spent.append(time.perf_counter() - start)
+    for run in runs:
+        run.leave()  # so that its stack is free
     return spent[1] / len(runs[0].sizes), losses[0], spent[0]
 
 
@@ -156,7 +157,9 @@ def first_losses(data, settings, kind):
     try:
         (run,) = trainings(data, settings, kind, 1)
         run.begin_epoch()
-        return run.end_epoch()
+        losses = run.end_epoch()
+        run.leave()
+        return losses
     finally:
         engine.epoch_order = usual
 

@@ -7,6 +7,8 @@ that became 0.3 % (TFT) and 3.2 % (ATFNN) of the losses and 0.07 % and 0.35 % of
 """
 
 import copy
+import gc
+import weakref
 from dataclasses import asdict, replace
 from types import SimpleNamespace
 
@@ -16,7 +18,6 @@ import torch
 
 import engine
 import features
-import models
 import protocols
 import stack
 import train
@@ -64,9 +65,11 @@ def train_folds(model, device, kind="eager", precision="float32", folds=(0,)):
     """10 steps of 4 segments an epoch, the last of 2."""
     fits = [np.roll(np.arange(38), 9 * fold) for fold in folds]
     runs = trainings(model, device, fits, kind, precision=precision)
-    if kind == "compiled" and engine.is_stackable(model):
-        engine.stack(runs)
-    return train_epochs(runs, STEPS // 10)
+    engine.stack(runs)
+    told = train_epochs(runs, STEPS // 10)
+    for run in runs:
+        run.leave()
+    return told
 
 
 def distance(ours, theirs):
@@ -145,7 +148,7 @@ def test_the_engine_is_the_fastest_that_works(wish, device, steps, dropout, comp
 
 
 def counted(compilations):
-    """A backend of torch.compile: all its parts but the last, which writes kernels for the device and takes a minute."""
+    """A backend of torch.compile: its parts but the last, which writes kernels for the device and takes a minute."""
     backend = torch._dynamo.lookup_backend("aot_eager_decomp_partition")
 
     def compile_and_count(graph, inputs):
@@ -233,6 +236,26 @@ def test_stacked_folds_are_the_folds_one_at_a_time(model, settings):
     assert [len(told) for told in losses] == [30, 24, 15]
     agree(losses, weights, model=model, **settings)
     assert distance(weights[0], weights[1]) > 1e-3  # folds differ
+
+
+def test_the_state_of_a_stacked_fold_is_as_large_as_that_of_a_lone_one():
+    (lone,), (runs, _) = trainings("atfnn", "cpu", FOLDS[:1], front_end=SMALL), stacked()
+    for run in (lone, *runs):
+        run.step(4)
+    assert len(train.as_bytes(runs[0].state())) <= 1.01 * len(train.as_bytes(lone.state()))
+
+
+def test_a_stack_whose_folds_have_left_is_free():
+    runs, made = stacked()
+    gone = [weakref.ref(one) for one in (made, *runs)]
+    gc.disable()
+    try:
+        for run in runs:
+            run.leave()
+        del run, runs, made
+        assert not any(one() for one in gone)
+    finally:
+        gc.enable()
 
 
 def test_a_fold_that_ends_leaves_the_others_alone():

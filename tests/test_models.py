@@ -367,7 +367,9 @@ def test_gradients_of_scalar_attention_against_differences(written_out, monkeypa
     inputs = [tensor.requires_grad_() for tensor in (x, slope, offset)]
     assert torch.autograd.gradcheck(models.scalar_attention, inputs)
     (first,) = torch.autograd.grad(models.scalar_attention(*inputs).sum(), inputs[:1], create_graph=True)
-    with pytest.raises(RuntimeError, match="does not require grad|no autograd formula"):  # rather than a wrong second derivative
+    with pytest.raises(
+        RuntimeError, match="does not require grad|no autograd formula"
+    ):  # rather than a wrong second derivative
         first.sum().backward()
 
 

@@ -622,6 +622,7 @@ def stacks(monkeypatch):
 
     def unrecorded(self, data, settings, fit, kind):
         begin(self, data, settings, fit, "eager")
+        self.engine = kind
 
     monkeypatch.setattr(stack.Stack, "__init__", spied)
     monkeypatch.setattr(engine.Training, "__init__", unrecorded)
@@ -641,6 +642,15 @@ def test_folds_that_are_stacked_end_as_single_ones(stacks, manifest, tmp_path, m
             np.testing.assert_allclose(log_of(ours)[:, :2], log_of(theirs)[:, :2], atol=1e-4)
             scores, wanted = (results.read_epochs(folder)["scores"] for folder in (ours, theirs))
             np.testing.assert_allclose(scores, wanted, atol=1e-3)
+
+
+def test_a_fold_of_another_process_leaves_room_in_a_stack(stacks, manifest, tmp_path):
+    folder = folder_of(tmp_path, number=2)
+    folder.parent.mkdir(parents=True)
+    with results.claim(folder) as mine:
+        assert mine
+        train.main(base(manifest, tmp_path, "--fold", "all", "--epochs", 1, "--together", 2))
+    assert stacks == [[(0, 1), (0, 3)], [(0, 4), (0, 5)]]
 
 
 def test_a_stacked_fold_that_fails_stops_alone(stacks, manifest, tmp_path, monkeypatch):
