@@ -244,6 +244,7 @@ def taken_back(trainings):
         for run in trainings
     ]
     losses = [run.losses.clone() for run in trainings]
+    wait_for_all(device)  # each was copied on a stream of its own
     yield
     wait_for_all(device)
     for run, (weights, moments), told in zip(trainings, kept, losses):
@@ -387,8 +388,9 @@ class Training:
             )
 
     def state(self):
-        # copies, as the weights of a stack's folds are parts of larger tensors, which would be saved
-        return dict(model=self.copy_weights(), optimizer=self.optimizer.state_dict()["state"], epoch=self.epoch)
+        """Between epochs. Weights are copied: a stack's are parts of tensors that would be saved whole."""
+        weights = {name: value.clone() for name, value in self.model.state_dict().items()}
+        return dict(model=weights, optimizer=self.optimizer.state_dict()["state"], epoch=self.epoch)
 
     def restore(self, state):
         """Go on from what `state` gave, on whatever device and engine; before the first epoch."""

@@ -699,7 +699,7 @@ def train_all(jobs, database, heard, folds_total, config):
             return [run]
 
     def advance(run):
-        """Collect the epoch that was queued, and queue the next: only a stack keeps the device waiting for its folds."""
+        """Collect the epoch that was queued, and queue the next: only a stack waits for all its folds."""
         try:
             run.end_epoch()
         except results.RunError as error:  # the other folds go on
