@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -76,6 +77,22 @@ def outcome(folder):
         {name: value.tobytes() for name, value in results.read_epochs(folder).items()},
         {name: value.numpy().tobytes() for name, value in state["model"].items()},
     )
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(manifest, tmp_path_factory):
+    """Outcome of a training that nothing stops; each is made once."""
+    made = {}
+
+    def outcome_of(*arguments, model="atnn", track="last"):
+        told = (*arguments, "--model", model, "--track", track)
+        if told not in made:
+            runs = tmp_path_factory.mktemp("whole")
+            train.main(base(manifest, runs, *told))
+            made[told] = outcome(folder_of(runs, model, track=track))
+        return made[told]
+
+    return outcome_of
 
 
 # ------------------------------------------------------------------------------------------ arithmetic
@@ -211,10 +228,12 @@ def test_one_training_speaker_is_not_split(tmp_path):
 
 @pytest.mark.parametrize("track", ["last", "validation"])
 @pytest.mark.parametrize("model", ["atnn", "tft-t+f"])
-def test_a_run_that_was_stopped_in_any_epoch_gives_the_same_bits(model, track, manifest, tmp_path, monkeypatch):
-    arguments = ["--epochs", 5, "--eval-every", 2, "--save-every", 0, "--track", track, "--model", model]
-    train.main(base(manifest, tmp_path / "whole", *arguments))
-    whole = outcome(folder_of(tmp_path / "whole", model, track=track))
+def test_a_run_that_was_stopped_in_any_epoch_gives_the_same_bits(
+    model, track, manifest, uninterrupted, tmp_path, monkeypatch
+):
+    arguments = ["--epochs", 5, "--eval-every", 2, "--save-every", 0]
+    whole = uninterrupted(*arguments, model=model, track=track)
+    arguments += ["--track", track, "--model", model]
     begin_epoch = engine.Training.begin_epoch
     for stop in (2, 3, 4):
         calls = []
@@ -263,9 +282,11 @@ def saved(content):
     [b"", b"PK\x03\x04", b"garbage" * 99, pickle.dumps(Trap()), sealed(pickle.dumps(Trap())),
      sealed(saved(dict(settings=Trap()))), sealed(saved([1])), sealed(saved({})), saved(dict(settings={}))],
 )  # fmt: skip
-def test_a_damaged_or_hostile_state_starts_the_fold_again(content, manifest, tmp_path, monkeypatch, capsys):
+def test_a_damaged_or_hostile_state_starts_the_fold_again(
+    content, manifest, uninterrupted, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
-    train.main(base(manifest, tmp_path / "whole", "--epochs", 2))
+    whole = uninterrupted("--epochs", 2)
     arguments = base(manifest, tmp_path / "runs", "--epochs", 2)
     folder = folder_of(tmp_path / "runs")
     folder.mkdir(parents=True)
@@ -273,7 +294,7 @@ def test_a_damaged_or_hostile_state_starts_the_fold_again(content, manifest, tmp
     train.main(arguments)
     assert not (tmp_path / "trapped").exists()
     assert "damaged" in capsys.readouterr().out
-    assert outcome(folder) == outcome(folder_of(tmp_path / "whole"))
+    assert outcome(folder) == whole
 
 
 def stop_before(epoch, monkeypatch):
@@ -286,6 +307,19 @@ def stop_before(epoch, monkeypatch):
         begin_epoch(self, report)
 
     monkeypatch.setattr(engine.Training, "begin_epoch", stopping)
+
+
+OF_THREE = "--epochs", 3, "--eval-every", 1, "--save-every", 0
+
+
+@pytest.fixture(scope="module")
+def stopped(manifest, tmp_path_factory):
+    """Runs with a fold that was stopped after two of three epochs, to be copied."""
+    runs = tmp_path_factory.mktemp("stopped")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_before(2, patch)
+        train.main(base(manifest, runs, *OF_THREE))
+    return runs
 
 
 def change_state(change):
@@ -321,49 +355,32 @@ def shrink_moments(state):
         (change_state(lambda state: state["made_by"]["machine"].update(torch="1.0")), "another version"),
     ],
 )
-def test_a_state_that_does_not_fit_starts_the_fold_again(damage, told, manifest, tmp_path, monkeypatch, capsys):
-    arguments = ["--epochs", 3, "--eval-every", 1, "--save-every", 0]
-    train.main(base(manifest, tmp_path / "whole", *arguments))
-    with monkeypatch.context() as patch:
-        stop_before(2, patch)
-        with pytest.raises(KeyboardInterrupt):
-            train.main(base(manifest, tmp_path / "runs", *arguments))
-    folder = folder_of(tmp_path / "runs")
+def test_a_state_that_does_not_fit_starts_the_fold_again(
+    damage, told, manifest, stopped, uninterrupted, tmp_path, capsys
+):
+    whole = uninterrupted(*OF_THREE)
+    folder = folder_of(shutil.copytree(stopped, tmp_path, dirs_exist_ok=True))
     damage(folder / results.STATE)
     capsys.readouterr()
-    train.main(base(manifest, tmp_path / "runs", *arguments))
+    train.main(base(manifest, tmp_path, *OF_THREE))
     assert told in capsys.readouterr().out
-    assert outcome(folder) == outcome(folder_of(tmp_path / "whole"))
+    assert outcome(folder) == whole
 
 
-def test_a_fold_that_went_on_on_another_machine_says_so(manifest, tmp_path, monkeypatch):
-    arguments = base(manifest, tmp_path, "--epochs", 3, "--save-every", 0)
-    with monkeypatch.context() as patch:
-        stop_before(2, patch)
-        with pytest.raises(KeyboardInterrupt):
-            train.main(arguments)
-    change_state(lambda state: state["made_by"]["machine"].update(threads=7))(folder_of(tmp_path) / results.STATE)
-    train.main(arguments)
-    config = results.read_config(folder_of(tmp_path))
+def test_a_fold_that_went_on_on_another_machine_says_so(manifest, stopped, tmp_path):
+    folder = folder_of(shutil.copytree(stopped, tmp_path, dirs_exist_ok=True))
+    change_state(lambda state: state["made_by"]["machine"].update(threads=7))(folder / results.STATE)
+    train.main(base(manifest, tmp_path, *OF_THREE))
+    config = results.read_config(folder)
     assert [one["threads"] for one in config["earlier_machines"]] == [7] and config["machine"]["threads"] == 1
 
 
-def test_a_state_of_other_settings_is_not_thrown_away_unasked(manifest, tmp_path, monkeypatch):
-    begin_epoch = engine.Training.begin_epoch
-
-    def stopping(self, report):
-        if self.epoch == 2:
-            raise KeyboardInterrupt
-        begin_epoch(self, report)
-
-    monkeypatch.setattr(engine.Training, "begin_epoch", stopping)
-    with pytest.raises(KeyboardInterrupt):
-        train.main(base(manifest, tmp_path, "--epochs", 5, "--save-every", 0))
-    with pytest.raises(results.RunError, match="epochs 5, not 3"):
-        train.main(base(manifest, tmp_path, "--epochs", 3))
-    (folder_of(tmp_path) / results.STATE).unlink()  # nothing to lose
-    monkeypatch.setattr(engine.Training, "begin_epoch", begin_epoch)
-    train.main(base(manifest, tmp_path, "--epochs", 3))
+def test_a_state_of_other_settings_is_not_thrown_away_unasked(manifest, stopped, tmp_path):
+    folder = folder_of(shutil.copytree(stopped, tmp_path, dirs_exist_ok=True))
+    with pytest.raises(results.RunError, match="epochs 3, not 2"):
+        train.main(base(manifest, tmp_path, "--epochs", 2))
+    (folder / results.STATE).unlink()  # nothing to lose
+    train.main(base(manifest, tmp_path, "--epochs", 2))
 
 
 # -------------------------------------------------------------------------------------- many processes
@@ -723,11 +740,23 @@ def test_saving_the_state_at_its_default_is_rare(manifest, tmp_path, monkeypatch
 # --------------------------------------------------------------------------------------------- torture
 
 
-@pytest.mark.parametrize("what", [["kill", "--count", "5"], ["mutate", "--count", "50"], ["disk"]])
-def test_torture(what):
-    command = [sys.executable, "benchmarks/torture.py", *what]
-    told = subprocess.run(
-        command, cwd=PROJECT, env=dict(os.environ, OMP_NUM_THREADS="1"), capture_output=True, text=True, timeout=600
-    )
-    assert told.returncode == 0, told.stdout + told.stderr
-    assert ", 0 faults" in told.stdout
+@pytest.fixture(scope="module")
+def tortures():
+    """All three at once, each on one thread."""
+    how = dict(cwd=PROJECT, env=dict(os.environ, OMP_NUM_THREADS="1"), text=True)
+    started = {
+        what: subprocess.Popen(
+            [sys.executable, "benchmarks/torture.py", what, "--count", count],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **how,
+        )
+        for what, count in dict(kill="5", mutate="50", disk="1").items()
+    }  # fmt: skip
+    yield started
+    for one in started.values():
+        one.kill()
+
+
+@pytest.mark.parametrize("what", ["kill", "mutate", "disk"])
+def test_torture(what, tortures):
+    told = tortures[what].communicate(timeout=600)[0]
+    assert tortures[what].returncode == 0 and ", 0 faults" in told, told
