@@ -9,7 +9,7 @@ given, is replaced only by one of the same settings that holds all its folds, an
     FOLDER/<database>/utterances-<digest>.csv          utterance, emotion, speaker, session; not repeated in an archive
                                                        one or two folders below, such as FOLDER/study/overlap
     FOLDER/<database>/<model>-<protocol>.json          settings and predictions of all seeds, folds and tracks
-    FOLDER/<database>/<model>-<protocol>-curves.json   loss and hits by epoch; only --figure curves reads it
+    FOLDER/<database>/<model>-<protocol>-curves.json   loss and hits by epoch, for curves; no table of evaluate.py needs it
 
 <model>-<protocol>.json holds
 

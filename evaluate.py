@@ -1,6 +1,6 @@
 """Print the tables of both papers, the published figures beside ours.
 
-    python evaluate.py                                  # every table, every database
+    python evaluate.py                                  # every table but significance, every database
     python evaluate.py --table ablation
     python evaluate.py --table comparison --db casia --format markdown
     python evaluate.py --track all                      # last epoch, validation and oracle side by side
@@ -273,7 +273,7 @@ def figure_row(published, protocol, track, seeds, ours):
     ) | (dict(notes=[*ours.notes, tables.ORACLE_NOTE]) if ours and track == "oracle" else {})
 
 
-DATABASE_SOURCE = "TFT Table 1, ATFNN Table I"
+DATABASE_SOURCES = dict(iemocap="TFT Table 1, ATFNN Table I", abc="ATFNN Table I", casia="TFT Table 1, ATFNN Table I")
 FIGURE_KEYS = (
     "method",
     "published_war",
@@ -303,7 +303,6 @@ def database_rows(databases, found):
         if not (corpus or seen):
             continue
         classes = list(corpus.classes) if corpus else list(seen["classes"])
-        in_papers = any(row["database"] == name for row in read_published())
         published = corpus.classes if corpus and name != "synthetic" else {}
         lines = [("utterances", sum(published.values()) or None, seen and seen["utterances"])]
         lines.append(("speakers", corpus.speakers if published else None, seen and len(seen["speakers"])))
@@ -312,7 +311,7 @@ def database_rows(databases, found):
         language = corpus.language if corpus else None
         rows += [
             dict(
-                dict.fromkeys(FIGURE_KEYS), table="databases", source=DATABASE_SOURCE if in_papers else None,
+                dict.fromkeys(FIGURE_KEYS), table="databases", source=DATABASE_SOURCES.get(name),
                 database=name, language=language, count=what, published=count, found=number,
                 partial=seen and seen["partial"],
             )

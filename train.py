@@ -9,7 +9,8 @@
 
 For every model, seed and fold it trains on the other speakers, scores the fold's utterances with the
 model of the last epoch and saves both below `--runs` (see results.py). A finished fold is skipped when the
-command is repeated. Prints one line per fold; on a terminal also the running epoch, loss, rate and time left.
+command is repeated. Prints a line for each fold that ends and a table of all; meanwhile epoch, loss, rate and time
+left, on a terminal as they change, elsewhere once a minute.
 The test speaker is read for the scores alone: nothing in training depends on them.
 
 The folds are shared out among processes that work on the same `--runs`: started by hand, by torchrun, or as a SLURM
@@ -104,7 +105,7 @@ class Config:
         choices=("auto", "eager", "graph", "compiled"),
     )  # fmt: skip
     precision: str = option("float32", "of products and convolutions in training", choices=("float32", "bfloat16"))
-    deterministic: bool = option(False, "the same bits on every run on a GPU too, at a cost; a CPU gives them anyway")
+    deterministic: bool = option(False, "ask torch for the same bits on each GPU run, at a cost; a CPU gives them")
     partial: bool = option(False, "accept a database whose counts differ from the published ones")
     device: str = option("auto", "where to compute; auto takes a GPU if there is one", choices=("auto", "cpu", "cuda"))
     runs: str = option("runs", "folder of the results")

@@ -365,7 +365,7 @@ def sensitivity(runs):
         return ""
     defaults = [usual_line("default", model, told) for model, told in usual.items()]
     verdict = f"Better than the default on held-out speakers, by more than {STANDARD_ERRORS} standard errors on at"
-    verdict += f" least {SEEDS_TO_DECIDE} seeds for every model that has the setting: "
+    verdict += f" least {SEEDS_TO_DECIDE} seeds, for TFT and ATFNN both where both have the setting: "
     verdict += f"{', '.join(verdicts[True]) or 'none'}."
     for what, names in ("Not so", verdicts[False]), ("Too few runs to say", verdicts[None]):
         verdict += f" {what}: {', '.join(names)}." if names else ""

@@ -21,6 +21,7 @@ import ctypes
 import platform
 import re
 import resource
+import shlex
 import statistics
 import subprocess
 import sys
@@ -353,7 +354,7 @@ def report(options):
     chip = torch.cuda.get_device_name() if device == "cuda" else f"{options.chip}, {torch.get_num_threads()} threads"
     yield f"# Training speed on {chip}\n"
     told = f"Python {platform.python_version()}, torch {torch.__version__}, NumPy {np.__version__}"
-    command = " ".join(["python benchmarks/speed.py", *sys.argv[1:]])
+    command = shlex.join(["python", "benchmarks/speed.py", *sys.argv[1:]])
     yield f"{told}, {time.strftime('%Y-%m-%d')}; `{command}`" + ("; --deterministic" if options.deterministic else "")
     rates, bandwidth = ceilings(device)
     told = ", ".join(f"{rate / 1e12:.2f} TFLOP/s in {precision}" for precision, rate in rates.items())

@@ -18,6 +18,7 @@ import torch
 
 import engine
 import features
+import models
 import protocols
 import stack
 import train
@@ -101,6 +102,38 @@ def test_fast_engines_agree_with_eager_float32(model, device, kind, precision, l
     assert distance(other, weights) <= weight_tolerance
     if precision != "float32":
         assert not np.array_equal(losses, wanted)  # it was another precision
+
+
+@pytest.mark.parametrize("model", ["tft", "atfnn"])
+def test_scores_are_in_float32_also_after_training_in_bfloat16(model):
+    (run,) = trainings(model, "cpu", [np.arange(20)], precision="bfloat16")
+    run.step(4)
+    scores, x = run.score(np.arange(20, 38)), engine.gather(run.data, run.normalization, torch.arange(20, 38))
+    with torch.no_grad():
+        run.model.eval()
+        np.testing.assert_allclose(scores, run.model(x).softmax(1), atol=1e-6)
+        with engine.in_precision(x.device, "bfloat16"):
+            assert np.abs(scores - run.model(x).float().softmax(1).numpy()).max() > 1e-5  # it would show
+
+
+@pytest.mark.parametrize("model, parts", [("tft", ["patches"]), ("atfnn", ["scalar_attention", "layer_norm"])])
+def test_attention_and_norms_stay_in_float32_under_bfloat16(model, parts, monkeypatch):
+    around, within = [], []
+
+    def spied(function, told):
+        def call(*arguments, **named):
+            told.append(torch.is_autocast_enabled("cpu"))
+            return function(*arguments, **named)
+
+        return call
+
+    for part in parts:
+        monkeypatch.setattr(models, part, spied(getattr(models, part), within))
+    for network, told in ((models.MODELS[model][0], around), (torch.nn.MultiheadAttention, within)):
+        monkeypatch.setattr(network, "forward", spied(network.forward, told))
+    (run,) = trainings(model, "cpu", [np.arange(20)], precision="bfloat16")
+    run.step(4)
+    assert around == [True] and within == [False] * {"tft": 6, "atfnn": 3}[model]
 
 
 @pytest.mark.parametrize(

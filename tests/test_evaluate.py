@@ -160,6 +160,20 @@ def test_other_seeds_are_refused(text):
         results.parse_seeds(text)
 
 
+# ----------------------------------------------------------------------------------------- published
+
+
+@pytest.mark.parametrize(
+    "source, count, war, uar",  # added up in the papers
+    [("TFT Table 4", 13, 743.11, 691.68), ("TFT Table 5", 8, 478.64, 434.26),
+     ("ATFNN Table II", 17, 961.16, 915.39), ("ATFNN Table III", 12, 723.85, 640.21)],
+)  # fmt: skip
+def test_the_published_figures_add_up(source, count, war, uar):
+    rows = [row for row in evaluate.read_published() if row["source"] == source]
+    sums = [round(sum(row[name] or 0 for row in rows), 2) for name in ("war", "uar")]
+    assert (len(rows), *sums) == (count, war, uar)
+
+
 # ------------------------------------------------------------------------------------------- figures
 
 

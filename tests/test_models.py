@@ -25,6 +25,9 @@ MODULES = {  # part -> what only it brings into the network
     "TF": {"conv_joint", "joint_encoder"},
     "FA": {"f_attention"}, "FE": {"f_encoder"}, "TA": {"t_attention"}, "TE": {"t_encoder"},
 }  # fmt: skip
+BEFORE_BATCH_NORM = {
+    f"conv_{where}.layers.{layer}.bias" for where in ("time", "frequency", "joint") for layer in (0, 3)
+}
 
 
 @pytest.fixture(autouse=True)
@@ -75,8 +78,12 @@ def layer_norm(x, layer):
 
 
 def batch_norm(x, layer):
-    scale = layer.weight / (layer.running_var + 1e-5).sqrt()
-    return scale[:, None, None] * (x - layer.running_mean[:, None, None]) + layer.bias[:, None, None]
+    mean, variance = layer.running_mean, layer.running_var
+    if layer.training:
+        mean = x.mean((0, 2, 3))
+        variance = (x - mean[:, None, None]).square().mean((0, 2, 3))
+    scale = layer.weight / (variance + 1e-5).sqrt()
+    return scale[:, None, None] * (x - mean[:, None, None]) + layer.bias[:, None, None]
 
 
 def convolve(x, weight, bias, stride, padding):
@@ -222,6 +229,43 @@ def test_forward_equals_the_reference(name):
     reference = tft if name in TFT_PARTS else atfnn
     with torch.no_grad():
         agree(model(x), reference(model, x, PARTS[name]))
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_gradients_in_training_equal_the_reference(name):
+    model, x = network(name)
+    model.train()
+    reference, upstream = (tft if name in TFT_PARTS else atfnn), torch.randn(len(x), 4).double()
+    told = []
+    for logits in (model(x), reference(model, x, PARTS[name])):
+        gradients = torch.autograd.grad(logits, list(model.parameters()), upstream, allow_unused=True)
+        told.append([torch.zeros_like(p) if g is None else g for p, g in zip(model.parameters(), gradients)])
+    for ours, theirs, (parameter, _) in zip(*told, model.named_parameters()):
+        if reference is tft and parameter in BEFORE_BATCH_NORM:  # which takes a constant away
+            assert max(ours.abs().max(), theirs.abs().max()) < 1e-9
+        else:
+            assert theirs.abs().max() > 1e-6, parameter
+            agree(ours, theirs)
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_initial_weights_are_torchs_own(name):
+    """Each layer's weights drawn once more by the layer itself, in the order in which the layers are made."""
+
+    def draw_again(module):
+        for child in module.children():
+            draw_again(child)
+        for reset in ("reset_parameters", "_reset_parameters"):
+            if hasattr(module, reset):
+                getattr(module, reset)()
+
+    torch.manual_seed(7)
+    model = models.build(name, 4)
+    again = copy.deepcopy(model)
+    torch.manual_seed(7)
+    draw_again(again)
+    assert model.state_dict().keys() == again.state_dict().keys()
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize("name", PARTS)

@@ -3,6 +3,7 @@
 python -m pytest tests/test_protocols.py
 """
 
+import csv
 from collections import Counter
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import protocols
 from benchmarks import synthetic
 from protocols import DatabaseError, UsageError, make_folds, open_database, select_folds
 
+PROJECT = Path(__file__).resolve().parents[1]
 LAYOUTS = {"iemocap": "iemocap", "casia": "casia", "abc": "abc", "emodb": "emodb", "ravdess": "ravdess",
            "synthetic": "manifest"}  # fmt: skip
 EMOTIONS = {  # label on disk -> class, where they differ
@@ -404,8 +406,22 @@ def test_uar_passes_over_absent_classes_and_counts_missed_ones():
     assert protocols.uar(np.array([[4, 0, 0], [2, 0, 0], [0, 0, 4]])) == pytest.approx(2 / 3)
 
 
-def test_the_published_confusion_of_tft_gives_its_published_recalls():
-    hits, totals = np.array([182, 47, 944, 524]), np.array([289, 284, 1099, 608])  # TFT Figure 2(a)
+@pytest.mark.parametrize("db, war, uar", [("iemocap", 74.43, 62.90), ("casia", 53.17, 53.17)])
+def test_the_published_confusions_of_tft_agree_with_its_published_rates(db, war, uar):
+    """TFT Fig. 2, with two digits of each rate."""
+    classes = protocols.DATABASES[db].classes
+    with open(PROJECT / "benchmarks" / "published-confusion.csv", newline="") as file:
+        rows = {row["emotion"]: row for row in csv.DictReader(file) if (row["database"], row["model"]) == (db, "tft")}
+    assert list(rows) == list(classes)
+    rates = np.array([[float(rows[true][said]) for said in classes] for true in classes])
+    matrix = rates * np.array(list(classes.values()))[:, None]
+    assert np.abs(rates.sum(1) - 1).max() < 0.011
+    assert 100 * protocols.war(matrix) == pytest.approx(war, abs=0.5)
+    assert 100 * protocols.uar(matrix) == pytest.approx(uar, abs=0.5)
+
+
+def test_the_published_figures_of_tft_on_iemocap_are_pooled_hits():
+    hits, totals = np.array([182, 47, 944, 524]), np.array([289, 284, 1099, 608])  # the recalls of TFT Fig. 2(a)
     matrix = np.diag(hits)
     matrix[range(4), (1, 2, 3, 0)] = totals - hits  # wherever the misses went
     assert f"{100 * protocols.war(matrix):.2f} {100 * protocols.uar(matrix):.2f}" == "74.43 62.90"

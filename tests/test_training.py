@@ -167,7 +167,8 @@ def test_the_recipes_are_the_papers():
         for r in train.RECIPES.values()
         if r is train.TFT_RECIPE
     )
-    assert (train.ATFNN_RECIPE.front_end, train.ATFNN_RECIPE.batch_size, train.ATFNN_RECIPE.lr) == ("atfnn", 128, 5e-4)
+    recipe = train.ATFNN_RECIPE
+    assert (recipe.front_end, recipe.epochs, recipe.batch_size, recipe.lr) == ("atfnn", 100, 128, 5e-4)
     assert [name for name, recipe in train.RECIPES.items() if recipe is train.ATFNN_RECIPE] == [
         "atfnn",
         "afnn",
@@ -212,6 +213,17 @@ def test_held_out_speakers_follow_the_tested_one_and_move_on_with_the_seed():
         assert sorted([*fit, *held, *fold.test]) == list(range(22))
         told.append(sorted(set(speakers[held].tolist())))
     assert told == [["s00", "s10"], ["s01", "s02"], ["s03", "s04"]]  # two of ten
+
+
+@pytest.mark.parametrize("speakers, held_out", [(3, 1), (4, 1), (8, 1), (10, 2), (24, 5)])  # of IEMOCAP 2, RAVDESS 5
+def test_one_training_speaker_of_five_is_held_out(speakers, held_out):
+    names = np.array([f"s{i:02}" for i in range(speakers)])
+    database = protocols.Database(
+        "x", Path(), "", ("a", "b"), list(names), [], np.arange(speakers) % 2, names, names, False
+    )
+    for fold in protocols.make_folds(database):
+        fit, held = protocols.hold_out(database, fold, 0)
+        assert (len(fit), len(held)) == (speakers - 1 - held_out, held_out)
 
 
 def test_one_training_speaker_is_not_split(tmp_path):
