@@ -17,7 +17,7 @@ import significance
 WIDTH = 80  # columns of a table on a terminal
 SIGNIFICANCE = "significance"  # the table whose rows compare two models
 FIGURE_HEADER = ["method", "paper", "UAR", "ours", "UAR", "fold", "UAR", "folds", "seeds"]
-FIGURE_NOTE = "WAR and UAR in per cent, pooled over the folds; fold: the mean over folds"
+FIGURE_NOTE = "WAR, UAR beside it, in per cent, pooled over the folds; fold: mean over folds"
 TRACK_HEADER = ["method", "paper", "UAR", "last", "UAR", "valid.", "UAR", "oracle+", "UAR"]
 ORACLE_NOTE = "+ oracle: the best evaluated test epoch, a diagnostic and not a result"
 TRACK_NAMES = dict(last="last epoch", validation="epoch chosen on held-out speakers", oracle="oracle, a diagnostic")
