@@ -41,7 +41,7 @@ import results
 
 PER_CENT = 1e-9  # agreement of two ways to count the same
 ROUNDING = 0.005  # of a figure printed with two decimals
-CODE = {"features.py", "protocols.py", "models.py", "engine.py", "train.py", "results.py"}  # in every run; newer add
+CODE = {"features.py", "protocols.py", "models.py", "engine.py", "train.py", "results.py"}  # that every run tells
 HELD_OUT = 5  # README: one training speaker of five is held out
 ODD = (results.RunError, *results.UNREADABLE)
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Take every GPU figure in one command, on a machine with a GPU, or part by part:
+# Measure what training takes, on a machine with a GPU, all in one command or part by part:
 #
 #     bash benchmarks/gpu.sh path/to/casia [folder for what it measures] [part ...]
 #
