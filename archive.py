@@ -180,7 +180,7 @@ def check_target(path, content):
     except results.RunError:  # or there is none
         return
     settings, others = content["shared"]["settings"], there["shared"]["settings"]
-    if differs := [name for name in settings | others if settings.get(name) != others.get(name)]:
+    if differs := results.differing(settings, others, aside=()):
         was, now = (one.get(differs[0], "as usual") for one in (others, settings))
         raise protocols.UsageError(f"{path}: is of {differs[0]} {was}, not {now}; remove it, or export elsewhere")
     if more := sorted(folds_in(there) - folds_in(content)):
@@ -219,11 +219,8 @@ def roles(config):
 def compare(fold, again, first):
     """RunError where a fold is not what would be read again."""
     settings, others = fold.config["settings"], again.config["settings"]
-    for name in settings | others:
-        if name not in OWN_SETTINGS and settings.get(name) != others.get(name):
-            raise results.RunError(
-                f"{fold.folder}: differs from {first.folder} in {name}; keep them in separate --runs"
-            )
+    for name in results.differing(settings, others, aside=OWN_SETTINGS):
+        raise results.RunError(f"{fold.folder}: differs from {first.folder} in {name}; keep them in separate --runs")
     same = dict(
         predictions=fold.ids == again.ids and np.array_equal(fold.scores.argmax(1), again.scores.argmax(1)),
         emotions=np.array_equal(fold.labels, again.labels), speakers=fold.speakers.tolist() == again.speakers.tolist(),

@@ -116,7 +116,7 @@ def choose_device(wish, number=0):
 def choose_engine(wish, device, steps=0, dropout=0.0):
     """`auto` records steps on a GPU, and compiles them where that is possible and so many `steps` repay it."""
     if wish in ("graph", "compiled") and device == "cpu":
-        raise protocols.UsageError(f"--engine {wish}: needs a GPU; say --engine eager, or leave it away")
+        raise protocols.UsageError(f"--engine {wish}: needs a GPU; say --engine eager, or leave it out")
     if wish == "compiled" and not can_compile():
         raise protocols.UsageError(
             "--engine compiled: torch.compile does not work here, it needs triton, a C compiler and Python's headers; "
@@ -173,7 +173,7 @@ def model_options(settings):
 
 def prepare_compiler():
     torch._dynamo.config.recompile_limit = 64  # networks, precisions and settings that one process trains
-    warnings.filterwarnings("ignore", r"\s*(Online softmax|TensorFloat32)")  # advice of torch.compile
+    warnings.filterwarnings("ignore", r"\s*(Online softmax|TensorFloat32|RNN module weights)")  # advice
 
 
 @functools.cache
@@ -188,7 +188,7 @@ def is_stacked(model, engine):
     return engine == "compiled" and models.MODELS[model][0] is models.ATFNN
 
 
-def stack(trainings):
+def train_as_one(trainings):
     """Train them as one network from now on, where that is their engine's way."""
     if is_stacked(trainings[0].settings["model"], trainings[0].engine):
         from stack import Stack
@@ -359,8 +359,12 @@ class Training:
             stack.leave(self)
 
     def copy_weights(self):
-        with torch.cuda.stream(self.stream):  # before the next epoch moves them
-            return {name: value.clone() for name, value in self.model.state_dict().items()}
+        """The weights as they are between epochs, copied when this returns: whoever reads them is on another stream."""
+        with torch.cuda.stream(self.stream):
+            weights = {name: value.clone() for name, value in self.model.state_dict().items()}
+        if self.stream:
+            self.stream.synchronize()
+        return weights
 
     def record(self, size):
         """A CUDA graph of one step, on the fold's stream; the steps that it takes to warm up leave nothing behind.

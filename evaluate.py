@@ -66,14 +66,14 @@ class Summary:
     notes: list
 
 
-def collect(runs, protocol, seeds, track, only=None, only_model=None):
+def collect(runs, protocol, seeds, track, only_database=None, only_model=None):
     """Every finished fold below `runs`: {(database, model): {seed: [FoldResult]}}, and notes on damaged ones.
 
-    `only`, `only_model`: one database, one model; a fault in another then does no harm.
+    `only_database`, `only_model`: a fault in another then does no harm.
     """
 
     def is_wanted(database, model, its_protocol):
-        return its_protocol == protocol and only in (None, database) and only_model in (None, model)
+        return its_protocol == protocol and only_database in (None, database) and only_model in (None, model)
 
     found, notes = {}, []
     for *place, folder in results.find_folds(runs, track):
@@ -128,11 +128,10 @@ def check_alike(folds):
     tested = {}
     for fold in folds:
         settings, first, name = fold.config["settings"], folds[0].config["settings"], results.name_of(fold)
-        for setting in {**settings, **first}:
-            if setting not in results.FOLD_SETTINGS and settings.get(setting) != first.get(setting):
-                raise results.RunError(
-                    f"{name}: differs from {results.name_of(folds[0])} in {setting}; keep them in separate --runs"
-                )
+        for setting in results.differing(settings, first):
+            raise results.RunError(
+                f"{name}: differs from {results.name_of(folds[0])} in {setting}; keep them in separate --runs"
+            )
         for utterance in fold.ids:
             key = (settings["seed"], utterance)
             if key in tested:
@@ -158,13 +157,22 @@ def summarize(by_seed):
         for metric in (protocols.war, protocols.uar)
     )
     hits, labels, speakers = paired_hits(by_seed, used)
-    intervals = (
-        *significance.speaker_interval(labels, hits.mean(0), speakers, len(classes)),
-        *significance.utterance_interval(labels, hits.mean(0), len(classes)),
+    over_speakers = significance.speaker_interval(labels, hits.mean(0), speakers, len(classes))
+    over_utterances = significance.utterance_interval(labels, hits.mean(0), len(classes))
+    war_speakers, uar_speakers, war_utterances, uar_utterances = (
+        interval and [100 * end for end in interval] for interval in (*over_speakers, *over_utterances)
     )
     return Summary(
-        war, uar, war_std, uar_std, *(interval and [100 * end for end in interval] for interval in intervals),
-        fold_war, fold_uar,
+        war=war,
+        uar=uar,
+        war_std=war_std,
+        uar_std=uar_std,
+        war_speakers=war_speakers,
+        uar_speakers=uar_speakers,
+        war_utterances=war_utterances,
+        uar_utterances=uar_utterances,
+        fold_war=fold_war,
+        fold_uar=fold_uar,
         folds_done=len(by_seed[used[0]]),
         folds_total=config["folds_total"],
         seeds=used,
@@ -173,7 +181,7 @@ def summarize(by_seed):
         classes=classes,
         partial=config["database"]["partial"],
         notes=row_notes(by_seed, used, config),
-    )  # fmt: skip
+    )
 
 
 def seeds_that_count(by_seed):
@@ -489,7 +497,7 @@ def attention_figure(options, database, folds):
     told, at = figures.explain(fold.folder, path), fold.ids.index(name)
     if not abs(told.scores - fold.scores[at]).max() < figures.SAME_SCORES:
         raise protocols.UsageError(
-            f"{path}: scores otherwise than when {fold.folder} was run; set --root to the recordings of that run"
+            f"{path}: does not give the scores saved in {fold.folder}; set --root to the recordings of that run"
         )
     settings, classes = fold.config["settings"], fold.config["database"]["classes"]
     if not told.maps:

@@ -1,4 +1,4 @@
-"""Log-Mel front end of both papers, from recording to segments, on numpy and scipy alone.
+"""Log-Mel front end of both papers, from recording to segments, on numpy and scipy; soundfile reads the files.
 
     recording -> read_audio -> split_segments -> pre_emphasize -> split_frames -> power_spectrum
               -> mel_filter_bank -> ln(E + floor) -> segments (S, bands, frames)
@@ -29,7 +29,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from math import gcd
+from math import ceil, gcd
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 
@@ -45,7 +45,7 @@ CHUNK_FILES = 16  # recordings per unit of work of the process pool
 FORMATS = ("WAV", "WAVEX", "FLAC")  # of these a file that was cut short is noticed
 RATES = (4_000, 384_000)  # Hz, what a recording's header may say
 MOST_OVERLAP = 0.75  # of a segment
-LATER_FIELDS = dict(overlap=0.0, emphasized="segment")  # of FrontEnd, that earlier runs do not tell
+OMITTED_IF_DEFAULT = dict(overlap=0.0, emphasized="segment")  # of FrontEnd, which earlier runs do not tell
 LOUDEST = 8.0  # samples belong in [-1, 1]; floating-point files may overshoot, not hold integers
 
 
@@ -87,9 +87,9 @@ class FrontEnd:
         whole = 0 <= self.overlap <= MOST_OVERLAP and abs(frames - round(frames)) < 1e-6
         return whole and (round(frames) > 0 or self.overlap == 0)
 
-    def told(self):
-        """Its values by name, as runs tell them: without those of LATER_FIELDS that are as in runs before them."""
-        return {name: value for name, value in asdict(self).items() if LATER_FIELDS.get(name) != value}
+    def as_settings(self):
+        """Its values by name, as runs tell them: without those of OMITTED_IF_DEFAULT that are as there."""
+        return {name: value for name, value in asdict(self).items() if OMITTED_IF_DEFAULT.get(name) != value}
 
 
 FRONT_ENDS = {
@@ -165,7 +165,7 @@ def count_segments(samples, front_end):
     """Segments of a recording of `samples` samples: as many as hold every whole frame, at least one."""
     frames = 1 + (samples - front_end.window) // front_end.shift
     hop = front_end.hop // front_end.shift  # frames
-    return max(1, 1 - (front_end.frames - frames) // hop)  # of those past the first, rounded up
+    return 1 + max(0, ceil((frames - front_end.frames) / hop))
 
 
 def split_segments(wave, front_end):
@@ -276,9 +276,9 @@ class Features:
     segments: np.ndarray  # (S, bands, frames) float32, mapped from the cache, copy on write
     counts: np.ndarray  # (recordings,) segments of each
     seconds: np.ndarray  # (recordings,) length of each
-    recordings: list  # SHA-256 of each recording's file
+    file_digests: list  # SHA-256 of each recording's file
     digest: str  # over all of them: the same on every machine, whatever the files are called
-    seconds_spent: float  # wall time of reading the cache or making it
+    load_time: float  # seconds of reading the cache or making it
     cached: bool  # read from the cache
 
 
@@ -315,9 +315,9 @@ def load(root, paths, front_end, cache=None, workers=None, report=None):
             raise OSError(f"{entry}: was damaged as soon as it was written; check the disk")
     segments = np.memmap(entry / "segments.f32", np.float32, "c", shape=tuple(index["shape"]))
     counts, seconds = np.array(index["counts"]), np.array(index["seconds"])
-    recordings = index["recordings"]
-    digest = hashlib.sha256("".join(recordings).encode()).hexdigest()
-    return Features(segments, counts, seconds, recordings, digest, time.perf_counter() - start, cached)
+    file_digests = index["recordings"]
+    digest = hashlib.sha256("".join(file_digests).encode()).hexdigest()
+    return Features(segments, counts, seconds, file_digests, digest, time.perf_counter() - start, cached)
 
 
 def _cache_key(root, paths, front_end):

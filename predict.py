@@ -77,9 +77,8 @@ def load_models(folders, device):
             f"{folders[0]}: trained with --normalization speaker, which {train.FOR_KNOWN_SPEAKERS}; name another run"
         )
     for folder, told in zip(folders[1:], others):
-        for name in {**first, **told}:
-            if name not in results.FOLD_SETTINGS and first.get(name) != told.get(name):
-                raise results.RunError(f"{folder}: differs from {folders[0]} in {name}; name one of them")
+        for name in results.differing(first, told):
+            raise results.RunError(f"{folder}: differs from {folders[0]} in {name}; name one of them")
     return loaded
 
 
@@ -112,7 +111,7 @@ def check_model(state, device):
         if not train.is_possible(name, settings[name], settings["model"]):
             raise ValueError(f"its {name} is impossible")
     if (normalization is None) == (settings["normalization"] == "fold"):
-        raise ValueError("its normalisation is missing or too many")
+        raise ValueError("its normalisation does not match its settings")
     if normalization is not None:
         offset, scale = normalization
         if not offset.shape == scale.shape == (1, front_end.bands, 1) or not (scale > 0).all():

@@ -295,6 +295,13 @@ class FoldCurve(NamedTuple):
 
 
 FOLD_SETTINGS = ("seed", "fold", "fold_name", "held_out")  # in these alone the folds of a row may differ
+
+
+def differing(settings, others, aside=FOLD_SETTINGS):
+    """Names of the settings in which two runs differ, but for those `aside`."""
+    return [name for name in settings | others if name not in aside and settings.get(name) != others.get(name)]
+
+
 TRACKS = ("last", "validation", "oracle")  # last epoch; chosen on held-out speakers; best on the test speakers
 TRAINED = dict(  # tracks with a training of their own; the oracle chooses among the epochs of `last`
     last="trained on all other speakers", validation="trained without the held-out speakers"

@@ -16,9 +16,11 @@ import significance
 
 WIDTH = 80  # columns of a table on a terminal
 SIGNIFICANCE = "significance"  # the table whose rows compare two models
-FIGURE_HEADER = ["method", "paper", "UAR", "ours", "UAR", "fold", "UAR", "folds", "seeds"]
-FIGURE_NOTE = "WAR, UAR beside it, in per cent, pooled over the folds; fold: mean over folds"
-TRACK_HEADER = ["method", "paper", "UAR", "last", "UAR", "valid.", "UAR", "oracle+", "UAR"]
+METRICS = ("WAR", "UAR")
+# what comes before a line break stands above the columns that share it
+FIGURE_HEADER = ["method", *(f"{of}\n{one}" for of in ("paper", "ours", "fold") for one in METRICS), "folds", "seeds"]
+FIGURE_NOTE = "in per cent, pooled over the folds; fold: mean over folds"
+TRACK_HEADER = ["method", *(f"{of}\n{one}" for of in ("paper", "last", "valid.", "oracle+") for one in METRICS)]
 ORACLE_NOTE = "+ oracle: the best evaluated test epoch, a diagnostic and not a result"
 TRACK_NAMES = dict(last="last epoch", validation="epoch chosen on held-out speakers", oracle="oracle, a diagnostic")
 SIGNIFICANCE_HEADER = ["models", "WAR", "diff.", "95% speakers", "p speakers", "McNemar p", "seeds"]
@@ -168,22 +170,29 @@ def significance_notes(rows):
 # --------------------------------------------------------------------------------- from cells to text
 
 
+def header_lines(header):
+    """The one or two lines of a header; what stands above several columns is said once."""
+    above, names = zip(*(name.rpartition("\n")[::2] for name in header))
+    above = [one if one != before else "" for before, one in zip(("", *above), above)]
+    return [above, names] if any(above) else [names]
+
+
 def as_text(title, header, cells, notes):
-    widths = [max(len(row[i]) for row in [header, *cells]) for i in range(len(header))]
+    heads = header_lines(header)
+    widths = [max(map(len, column)) for column in zip(*heads, *cells)]
 
     def line(row):
-        return " ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths))
-        )
+        others = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))
+        return " ".join([row[0].ljust(widths[0]), *others]).rstrip()
 
     rule = "-" * (sum(widths) + len(widths) - 1)
     title, *notes = (textwrap.fill(text, WIDTH) for text in (title, *notes))
-    return "\n".join([title, rule, line(header), rule, *map(line, cells), rule, *notes])
+    return "\n".join([title, rule, *map(line, heads), rule, *map(line, cells), rule, *notes])
 
 
 def as_markdown(title, header, cells, notes):
     escaped = [[cell.replace("*", "\\*").replace("|", "\\|") for cell in row] for row in cells]
-    rows = [header, ["---"] + ["---:"] * (len(header) - 1), *escaped]
+    rows = [[name.replace("\n", " ") for name in header], ["---"] + ["---:"] * (len(header) - 1), *escaped]
     notes = [note.replace("*", "\\*") for note in notes]
     return "\n".join(
         [f"**{title}**", "", *("| " + " | ".join(row) + " |" for row in rows), *(f"\n{note}" for note in notes)]
@@ -192,7 +201,7 @@ def as_markdown(title, header, cells, notes):
 
 def as_latex(title, header, cells, notes):
     def escape(text):
-        return text.translate(LATEX)
+        return text.replace("\n", " ").translate(LATEX)
 
     rows = [" & ".join(map(escape, row)) + r" \\" for row in (header, *cells)]
     caption = escape(". ".join([title, *notes]))

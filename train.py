@@ -65,6 +65,7 @@ RECIPES = {
 }
 # what scores depend on
 CODE = ("features.py", "protocols.py", "models.py", "engine.py", "stack.py", "train.py", "results.py")
+VERSIONS = results.code_versions(*CODE)  # of what is imported: a long training may outlive it on disk
 NORMALIZATIONS = ("fold", "none", "segment", "utterance", "speaker")
 FOR_KNOWN_SPEAKERS = "needs all recordings of each speaker, by name"  # --normalization speaker
 EVERY, OF_TFT = tuple(RECIPES), tuple(name for name, recipe in RECIPES.items() if recipe is TFT_RECIPE)
@@ -147,7 +148,9 @@ OPEN = {  # the other open settings, which a run tells where they are not as usu
 }
 
 
-def number(kind, least, below=2**31):
+def bounded(kind, least, below=2**31):
+    """A type of argparse: a number of that kind from `least`, and below `below`."""
+
     def convert(text):
         try:
             value = kind(text)
@@ -156,7 +159,8 @@ def number(kind, least, below=2**31):
         if not least <= value < below or "_" in text:
             bound = f"at least {least}" if least in (0, 1) else "more than 0"
             bound += f" and less than {below}" if below < 2**31 else ""
-            raise argparse.ArgumentTypeError(f"{text} is not a number of {bound}")
+            noun = "whole number" if kind is int else "number"
+            raise argparse.ArgumentTypeError(f"{text!r}: give a {noun} of {bound}")
         return value
 
     return convert
@@ -174,7 +178,7 @@ def parse_command_line(arguments=None):
         if one.type is bool:
             how["action"] = "store_true"
         elif "least" in how:
-            how["type"] = number(one.type, how.pop("least"), how.pop("below", 2**31))
+            how["type"] = bounded(one.type, how.pop("least"), how.pop("below", 2**31))
         group.add_argument(flag(one.name), **how)
     return Config(**vars(parser.parse_args(arguments)))
 
@@ -186,7 +190,7 @@ def flag(name):
 # ------------------------------------------------------------------------------------ settings of a run
 
 
-def usual(name, model):
+def default_of(name, model):
     """The paper's value of a setting, else our default."""
     return getattr(RECIPES[model], name, getattr(Config, name))
 
@@ -194,11 +198,11 @@ def usual(name, model):
 def settings_of(config, model):
     """ALWAYS, and what of OPEN the model has and is not as usual."""
     given = {name: getattr(config, name) for name in (*ALWAYS, *OPEN)}
-    given = {name: usual(name, model) if value is None else value for name, value in given.items()}
+    given = {name: default_of(name, model) if value is None else value for name, value in given.items()}
     return {
         name: value
         for name, value in given.items()
-        if name in ALWAYS or (model in OPEN[name] and value != usual(name, model))
+        if name in ALWAYS or (model in OPEN[name] and value != default_of(name, model))
     }
 
 
@@ -206,7 +210,7 @@ def deviations_of(settings):
     """A line for each setting that is not the paper's, or where it is silent not our default."""
     model, lines = settings["model"], []
     for name in (*ALWAYS, *OPEN):
-        value, expected = settings.get(name, usual(name, model)), usual(name, model)
+        value, expected = settings.get(name, default_of(name, model)), default_of(name, model)
         if value != expected:
             lines.append(f"{name} {value} instead of {expected}")
             if value == "speaker":
@@ -232,12 +236,23 @@ def front_end_of(model, settings):
     return replace(front_end, **changes)
 
 
-def check_open_settings(config):
+def check_options(config):
     """UsageError for an option that none of the chosen models has, and for what does not go together."""
+    if not config.runs or (os.path.exists(config.runs) and not os.path.isdir(config.runs)):
+        raise protocols.UsageError(f"--runs {config.runs}: is no folder; name one that is, or that can be made")
+    results.parse_seeds(config.seed)
+    if config.track != "last" and config.fold == protocols.NO_FOLD:
+        raise protocols.UsageError(f"--track {config.track}: --fold none holds nobody out; leave --track out")
+    if config.track != "last" and not config.eval_every:
+        raise protocols.UsageError(
+            "--eval-every 0: the validation track chooses among evaluated epochs; give 1 or more"
+        )
     models = chosen_models(config)
     for name, having in OPEN.items():
         if getattr(config, name) != getattr(Config, name) and not set(models) & set(having):
-            raise protocols.UsageError(f"{flag(name)}: is of {', '.join(having)}, not of {config.model}; leave it away")
+            raise protocols.UsageError(
+                f"{flag(name)}: only {', '.join(having)} have it, not {config.model}; leave it out"
+            )
     for model in models:
         front_end = front_end_of(model, settings_of(config, model))
         if not front_end.overlap_fits():
@@ -254,17 +269,17 @@ def check_open_settings(config):
 # ----------------------------------------------------------------------------------------------- data
 
 
-def hear(database, front_end):
-    """Features of a database through a FrontEnd."""
+def load_features(database, front_end):
+    """Features of a database through a FrontEnd, with word of the progress."""
     show = Progress(f"{database.name}: reading {len(database.ids)} recordings")
     heard = features.load(
         database.root, database.paths, front_end,
         report=lambda done, total: show.running(f"{100 * done // total} %"),
     )  # fmt: skip
-    protocols.refuse_shared_recordings(database, heard.recordings)
+    protocols.refuse_shared_recordings(database, heard.file_digests)
     frames = heard.segments.shape[2]
     how = "from the cache" if heard.cached else "from the recordings"
-    show.line(f"{len(heard.segments)} segments of {frames} frames {how} in {heard.seconds_spent:.1f} s")
+    show.line(f"{len(heard.segments)} segments of {frames} frames {how} in {heard.load_time:.1f} s")
     return heard
 
 
@@ -277,13 +292,17 @@ class Job(NamedTuple):
     folder: Path
     fold: protocols.Fold
     fit: np.ndarray  # utterances that the weights are trained on
-    held: list  # utterances that the validation track chooses its epoch on, else none
+    held: np.ndarray  # utterances that the validation track chooses its epoch on, else none
     settings: dict  # all that the scores depend on
     deviations: list  # settings that are not the paper's
 
 
 def chosen_models(config):
     return list(RECIPES) if config.model == "all" else [config.model]
+
+
+def chosen_tracks(config):
+    return list(results.TRAINED) if config.track == "all" else [config.track]
 
 
 def make_jobs(config, database, folds, heard):
@@ -296,18 +315,18 @@ def make_jobs(config, database, folds, heard):
             for fold in folds:
                 told = dict(
                     model=model, protocol=config.protocol, seed=seed, fold=fold.number, fold_name=fold.name, **settings,
-                    front_end=front_end_of(model, settings).told(), utterances=database.digest[:16],
+                    front_end=front_end_of(model, settings).as_settings(), utterances=database.digest[:16],
                     recordings=heard[RECIPES[model].front_end].digest[:16], eval_every=config.eval_every,
                 )  # fmt: skip
-                for track in ("last", "validation") if config.track == "all" else (config.track,):
-                    fit, held, held_out = fold.train, [], {}
+                for track in chosen_tracks(config):
+                    fit, held, held_out = fold.train, fold.train[:0], {}
                     if track == "validation":
                         fit, held = protocols.hold_out(database, fold, seed)
                         held_out = dict(held_out=sorted(set(database.speakers[held].tolist())))
                     folder = results.fold_folder(
                         config.runs, database.name, model, config.protocol, seed, fold.number, track
                     )
-                    jobs.append(Job(folder, fold, fit, list(held), dict(told, track=track, **held_out), deviations))
+                    jobs.append(Job(folder, fold, fit, held, dict(told, track=track, **held_out), deviations))
     return jobs
 
 
@@ -325,7 +344,7 @@ def is_finished(job):
         return False
     if other:
         name = other[0]
-        absent = usual(name, job.settings["model"]) if name in OPEN else None
+        absent = default_of(name, job.settings["model"]) if name in OPEN else None
         what = {"utterances": "other utterances, labels or speakers", "recordings": "other recordings"}.get(
             name, f"{name} {found.get(name, absent)}, not {job.settings.get(name, absent)}"
         )
@@ -365,7 +384,7 @@ def describe(job, data, folds_total, how):
         train_speakers=sorted(set(database.speakers[job.fit].tolist())),
         test_speakers=sorted(set(database.speakers[job.fold.test].tolist())),
         test=[database.ids[i] for i in job.fold.test],
-        code=results.code_versions(*CODE),
+        code=VERSIONS,
         machine=dict(
             device=torch.cuda.get_device_name() if device == "cuda" else results.processor(),
             **how,
@@ -401,6 +420,7 @@ class FoldRun:
         self.start(how["engine"])
         self.take_up(job.folder / results.STATE, how["engine"])
         results.write_json(job.folder / "config.json", self.config)
+        # where this process takes up: epoch, seconds trained before, and since when it trains
         self.first, self.before = self.training.epoch, self.log[-1][2] if self.log else 0.0
         self.last_save = self.clock = time.perf_counter()
 
@@ -458,10 +478,10 @@ class FoldRun:
         epoch, test = self.training.epoch, self.training.score(self.job.fold.test)
         if not np.isfinite(test).all():
             raise self.alarm(f"the scores of epoch {epoch} are not finite")
-        if not self.job.held:
+        held = self.job.held
+        if not len(held):
             self.kept[epoch] = (test, None)
             return
-        held = np.array(self.job.held)
         self.kept[epoch] = (test, self.training.score(held))
         scores = np.stack([validation for _, validation in self.kept.values()])
         best = list(self.kept)[results.best_epoch(self.data.database.labels[held], scores)]
@@ -486,6 +506,8 @@ class FoldRun:
 
     def take_up(self, path, kind):
         """Go on from a saved state; a missing, damaged or foreign one is passed over."""
+        import torch
+
         if not path.is_file():
             return
         settings, config = self.job.settings, self.config
@@ -495,9 +517,7 @@ class FoldRun:
                 return
             made_by, epoch = state["made_by"], state["training"]["epoch"]
             if made_by["code"] != config["code"] or made_by["machine"]["torch"] != config["machine"]["torch"]:
-                print(
-                    f"{path}: was saved by another version of the code or of torch; the fold starts again", flush=True
-                )
+                self.show.line(f"{path} is of another version of the code or of torch; the fold starts again")
                 return
             due = [done for done in range(1, epoch + 1) if settings["eval_every"] and not done % settings["eval_every"]]
             if not (0 < epoch < settings["epochs"] and len(state["log"]) == epoch and list(state["kept"]) == due):
@@ -513,6 +533,8 @@ class FoldRun:
                 earlier = [*earlier, made_by["machine"]]
             if earlier:
                 config["earlier_machines"] = earlier
+        except (torch.OutOfMemoryError, torch.AcceleratorError):  # the device's fault, not the state's
+            raise
         except results.DAMAGED:
             self.show.line(f"{path} is damaged; the fold starts again")
             self.start(kind)
@@ -528,7 +550,7 @@ class FoldRun:
         results.write_text(folder / "log.csv", "epoch,loss,seconds\n" + rows)
         results.write_predictions(folder / "predictions.csv", database, test, scores)
         kept = dict(epochs=np.array(list(self.kept)), scores=np.stack([both[0] for both in self.kept.values()]))
-        if job.held:
+        if len(job.held):
             kept["validation"] = np.stack([both[1] for both in self.kept.values()])
             kept["validation_labels"] = database.labels[job.held]
         with results.replacing(folder / "epochs.npz") as file:
@@ -666,6 +688,86 @@ def steps_of(job, heard):
     return job.settings["epochs"] * (int(heard.counts[job.fit].sum()) // job.settings["batch_size"])
 
 
+def even_share(waiting, together):
+    """Folds of the next stack: all stacks about equally large, none above `together`."""
+    return math.ceil(waiting / math.ceil(waiting / together))
+
+
+class FoldQueue:
+    """The folds of one command that wait and that are in training."""
+
+    def __init__(self, database, heard, folds_total, how, save_every, device, jobs):
+        self.database, self.heard, self.folds_total = database, heard, folds_total
+        self.how, self.save_every, self.device, self.jobs = how, save_every, device, jobs
+        self.loaded = {}  # front end -> data on the device
+        self.running = {}  # fold in training -> its lock
+        self.failed = []  # messages of the folds that ended in an error
+
+    def begin(self, number, job):
+        """The fold in training, or None where another process has it."""
+        with contextlib.ExitStack() as lock:
+            mine = lock.enter_context(results.claim(job.folder))
+            if not mine or is_finished(job):  # by another process, meanwhile
+                return None
+            show = Progress(f"[{number}/{self.jobs}] {title(job, self.folds_total)}")
+            run = FoldRun(job, self.data_of(job), self.folds_total, self.how, self.save_every, show)
+            self.running[run] = lock.pop_all()
+            return run
+
+    def data_of(self, job):
+        import engine
+
+        front_end = RECIPES[job.settings["model"]].front_end
+        if front_end not in self.loaded:
+            self.loaded[front_end] = engine.to_device(self.database, self.heard[front_end], self.device)
+        return self.loaded[front_end]
+
+    def advance(self, run):
+        """Collect the epoch that was queued, and queue the next: only a stack waits for all its folds."""
+        try:
+            run.end_epoch()
+        except results.RunError as error:  # the other folds go on
+            self.failed.append(str(error))
+            run.show.line("stopped, see below")
+            self.end(run)
+            return
+        if run.is_trained:
+            run.finish()
+            self.end(run)
+        else:
+            run.begin_epoch()
+
+    def end(self, run):
+        run.training.leave()
+        self.running.pop(run).close()
+
+    def train(self, waiting, stacked):
+        """Train (number, job) that wait, some at a time; stacked ones as one network, then as many as before."""
+        import engine
+
+        waiting = deque(waiting)
+        while waiting or self.running:
+            room, new = self.how["together"], []
+            if stacked:
+                room = 0 if self.running else even_share(len(waiting), room)
+            while waiting and len(self.running) < room:
+                if run := self.begin(*waiting.popleft()):
+                    new.append(run)
+            if new:
+                engine.train_as_one([run.training for run in new])
+            for run in new:
+                run.begin_epoch()
+            del new
+            for run in list(self.running):
+                self.advance(run)
+            run = None  # what a finished fold held is free before the next begins
+
+    def close(self):
+        """Let other processes have the folds that were not finished."""
+        for lock in self.running.values():
+            lock.close()
+
+
 def train_all(jobs, database, heard, folds_total, config):
     """Train the folds that no other process has finished or is training, some at once."""
     import torch
@@ -679,82 +781,32 @@ def train_all(jobs, database, heard, folds_total, config):
     if how["engine"] == "compiled":
         print(f"{database.name}: compiling takes half a minute a network (ATFNN: and number of folds)", flush=True)
     engine.prepare(device, config.deterministic)
-    loaded, running, failed = {}, {}, []  # front end -> data on the device; fold in training -> its lock
 
-    def of_one_stack(due):
+    def network_of_many(waiting):
         """The model of a fold that is trained as one network with others, else None."""
-        model = due[1].settings["model"]
+        model = waiting[1].settings["model"]
         return model if engine.is_stacked(model, how["engine"]) else None
 
-    def begin(number, job):
-        with contextlib.ExitStack() as lock:
-            mine = lock.enter_context(results.claim(job.folder))
-            if not mine or is_finished(job):  # by another process, meanwhile
-                return []
-            front_end = RECIPES[job.settings["model"]].front_end
-            if front_end not in loaded:
-                loaded[front_end] = engine.to_device(database, heard[front_end], device)
-            show = Progress(f"[{number}/{len(jobs)}] {title(job, folds_total)}")
-            run = FoldRun(job, loaded[front_end], folds_total, how, config.save_every, show)
-            running[run] = lock.pop_all()
-            return [run]
-
-    def advance(run):
-        """Collect the epoch that was queued, and queue the next: only a stack waits for all its folds."""
+    queue = FoldQueue(database, heard, folds_total, how, config.save_every, device, len(jobs))
+    with contextlib.closing(queue):
         try:
-            run.end_epoch()
-        except results.RunError as error:  # the other folds go on
-            failed.append(str(error))
-            run.show.line("stopped, see below")
-            end(run)
-            return
-        if run.is_trained:
-            run.finish()
-            end(run)
-        else:
-            run.begin_epoch()
-
-    def end(run):
-        run.training.leave()
-        running.pop(run).close()
-
-    def train_queue(queue, stacked):
-        """Train folds that wait, at most `together` at a time; stacked ones as one network, then as many as before."""
-        while queue or running:
-            room, new = together, []
-            if stacked:
-                room = 0 if running else -(-len(queue) // -(-len(queue) // together))
-            while queue and len(running) < room:
-                new += begin(*queue.popleft())
-            if new and stacked:
-                engine.stack([run.training for run in new])
-            for run in new:
-                run.begin_epoch()
-            del new
-            for run in list(running):
-                advance(run)
-                del run  # what a finished fold held is free before the next begins
-
-    with contextlib.ExitStack() as locks:
-        locks.callback(lambda: [lock.close() for lock in running.values()])
-        try:
-            for stacked, part in groupby(enumerate(jobs, 1), of_one_stack):
-                train_queue(deque(part), stacked)
+            for model, part in groupby(enumerate(jobs, 1), network_of_many):
+                queue.train(part, stacked=model is not None)
         except RuntimeError as error:
             if torch.OutOfMemoryError not in (type(error), type(error.__context__)):  # the latter while recording
                 raise
             raise results.RunError(
                 f"{config.runs}: the device has not enough memory; use a smaller --together (now {together})"
             ) from None
-    if failed:
-        raise results.RunError("; ".join(failed))
+    if queue.failed:
+        raise results.RunError("; ".join(queue.failed))
 
 
 def print_summary(config, database):
     """Table of what the command was to train, as far as it is there."""
     cells, notes = [], []
     for model in chosen_models(config):
-        for track in ("last", "validation") if config.track == "all" else (config.track,):
+        for track in chosen_tracks(config):
             seeds = results.parse_seeds(config.seed)
             try:
                 found, _ = evaluate.collect(config.runs, config.protocol, seeds, track, database.name, model)
@@ -785,31 +837,23 @@ def main(arguments=None):
 
 
 def train(config):
-    if not config.runs or (os.path.exists(config.runs) and not os.path.isdir(config.runs)):
-        raise protocols.UsageError(f"--runs {config.runs}: is no folder; name one that is, or that can be made")
-    check_open_settings(config)  # a mistake is told before anything is read
+    # mistakes in the command are told before anything is read
+    check_options(config)
     number, count = share()
-    if config.device == "cuda" or config.engine not in ("auto", "eager"):  # a mistake is told before anything is read
+    if config.device == "cuda" or config.engine not in ("auto", "eager"):
         import engine
 
         engine.choose_engine(config.engine, engine.choose_device(config.device, local_rank()))
     database = open_for_training(config)
     folds = protocols.make_folds(database, config.protocol)
     chosen = protocols.select_folds(folds, config.fold)
-    results.parse_seeds(config.seed)  # a mistake in it is told before anything is read
-    if config.track != "last" and config.fold == protocols.NO_FOLD:
-        raise protocols.UsageError(f"--track {config.track}: --fold none holds nobody out; leave --track away")
-    if config.track != "last" and not config.eval_every:
-        raise protocols.UsageError(
-            "--eval-every 0: the validation track chooses among evaluated epochs; give 1 or more"
-        )
     counts = ", ".join(f"{label} {amount}" for label, amount in database.counts().items())
     speakers = len(set(database.speakers.tolist()))
     print(f"{database.name}: {len(database.ids)} utterances, {speakers} speakers: {counts}")
     front_ends = {
         RECIPES[model].front_end: front_end_of(model, settings_of(config, model)) for model in chosen_models(config)
     }
-    heard = {name: hear(database, front_end) for name, front_end in front_ends.items()}
+    heard = {name: load_features(database, front_end) for name, front_end in front_ends.items()}
     jobs = own_share_first(make_jobs(config, database, chosen, heard), number, count)
     for job in jobs:
         clean(job)

@@ -104,7 +104,7 @@ def main(arguments=None):
     for seed, number, folder, config, marker in found:
         model = predict.load_model(folder, "cpu")
         if data is None:
-            data = engine.to_device(database, train.hear(database, model.front_end), "cpu")
+            data = engine.to_device(database, train.load_features(database, model.front_end), "cpu")
         normalization = model.normalization or engine.fit_normalization(data, model.settings["normalization"], None)
         trained = np.flatnonzero(np.isin(database.speakers, marker["trained_on"]))
         tested = np.flatnonzero(np.isin(database.ids, config["test"]))

@@ -100,7 +100,7 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     database = protocols.open_database(options.db, options.root, options.partial)
     folds = protocols.make_folds(database, options.protocol)
-    heard = {name: train.hear(database, front_end) for name, front_end in features.FRONT_ENDS.items()}
+    heard = {name: train.load_features(database, front_end) for name, front_end in features.FRONT_ENDS.items()}
     x = describe(heard["tft"], features.FRONT_ENDS["tft"])
     columns = {"utterance": confusions(database, x, folds)}
     for name, its in heard.items():

@@ -41,7 +41,9 @@ def time_predict(run, place):
     """Wall time and processor time of one process, in seconds."""
     start, used = time.perf_counter(), os.times()
     command = [sys.executable, PROJECT / "predict.py", "--run", run, place]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise results.RunError(done.stderr.strip())
     wall, now = time.perf_counter() - start, os.times()
     return wall, now.children_user + now.children_system - used.children_user - used.children_system
 
@@ -68,4 +70,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    with results.plain_errors("prediction.py"):
+        main()

@@ -110,8 +110,8 @@ def spread(values):
 def cells(runs):
     """Every published cell of the rows that were run, beside ours, and which were not."""
     published = {row["model"]: row for row in evaluate.read_published() if row["database"] == runs.db}
-    header = ["model", "paper", "UAR", "ours", "UAR", "difference", "95 % over speakers, paper inside?", "validation",
-              "oracle", "folds", "to know"]  # fmt: skip
+    header = ["model", "paper WAR", "paper UAR", "our WAR", "our UAR", "WAR - paper's", "95 % over speakers, paper inside?",
+              "WAR, validation", "WAR, oracle", "folds", "to know"]  # fmt: skip
     run = [model for model in reproduce.ROWS if any(runs.summary(model, track) for track in results.TRAINED)]
     told = table(header, [cell_row(runs, model, published.get(model, {})) for model in run])
     missing = ", ".join(model for model in reproduce.ROWS if model not in run)
@@ -275,7 +275,7 @@ def made_by(runs, model):
 
 def apart(wanted, told):
     """Names of the settings in which two studies differ, of those that must be the same."""
-    return [name for name in {**wanted, **told} if name not in ASIDE and wanted.get(name) != told.get(name)]
+    return results.differing(wanted, told, ASIDE)
 
 
 def with_flags(settings, model, flags):

@@ -157,8 +157,8 @@ def parse_command_line(arguments=None):
     add("--setting", nargs="+", choices=[one[0] for one in SENSITIVITY], help="of the sensitivity study (default: all)")
     add("--seed", default="0-4", help="seeds (default: 0-4)")
     add("--track", default="all", choices=("last", "validation", "all"), help="as train.py's (default: all)")
-    add("--tft-epochs", type=train.number(int, 1), help="epochs of TFT and its ablations (default: the paper's)")
-    add("--atfnn-epochs", type=train.number(int, 1), help="epochs of ATFNN and its ablations (default: train.py's)")
+    add("--tft-epochs", type=train.bounded(int, 1), help="epochs of TFT and its ablations (default: the paper's)")
+    add("--atfnn-epochs", type=train.bounded(int, 1), help="epochs of ATFNN and its ablations (default: train.py's)")
     add("--runs", default="runs", help="folder of the runs (default: runs)")
     add("--results", help="folder of predictions and report (default: the project's benchmarks/results)")
     add("--print", action="store_true", help="print the commands and run none")
@@ -167,7 +167,7 @@ def parse_command_line(arguments=None):
     if options.root and not options.db:
         parser.error("--root: belongs to one database; name it with --db")
     if taken := [one for one in options.train if one.partition("=")[0] in OWN_OPTIONS]:
-        parser.error(f"{taken[0]}: is told to train.py by reproduce.py's own options; give those before --")
+        parser.error(f"{taken[0]}: is an option of reproduce.py itself; give it before --")
     studied = {setting: models for setting, _, models in SENSITIVITY if set(models) & set(options.model)}
     if idle := [setting for setting in options.setting or () if setting not in studied]:
         parser.error(f"--setting {idle[0]}: none of --model has it")

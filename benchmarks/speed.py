@@ -50,7 +50,7 @@ ENGINES = ("eager", "graph", "compiled")
 PRECISIONS = {"float32": 4, "bfloat16": 2}  # -> bytes of a number
 BURN_IN = 2  # steps
 MEMORY_SEGMENTS = (2_000, 4_000, 8_000)
-# segments of a database by front end (SPEC counts; each is trained on in all folds but one), folds
+# segments of a database by front end (as train.py counts them; each is trained on in all folds but one), folds
 DATABASES = {"iemocap": (dict(tft=13_547, atfnn=8_942), 10), "casia": (dict(tft=3_381, atfnn=2_512), 4)}
 
 
@@ -130,7 +130,7 @@ def settings_of(name, **other):
 
 def trainings(data, settings, kind, folds):
     runs = [engine.Training(data, settings, range(len(data.labels)), kind) for _ in range(folds)]
-    engine.stack(runs)
+    engine.train_as_one(runs)
     return runs
 
 
@@ -411,4 +411,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    with results.plain_errors("speed.py"):
+        main()

@@ -72,7 +72,7 @@ def test_the_command_hears_each_finished_fold(tmp_path, monkeypatch, capsys):
     np.testing.assert_allclose(mean, (first + second) / 2, atol=0.11)
     folder = results.fold_folder(tmp_path / "runs", "manifest", "tft", "speaker", 0, 2)
     model, database = predict.load_model(folder, "cpu"), protocols.open_database(str(manifest))
-    data = engine.to_device(database, train.hear(database, model.front_end), "cpu")
+    data = engine.to_device(database, train.load_features(database, model.front_end), "cpu")
     with torch.inference_mode():  # the whole network, instead of its parts
         said = model.network(engine.gather(data, model.normalization, torch.arange(len(data.segments)))).argmax(1)
     tested = database.speakers[data.utterance_of] == "S2"

@@ -72,7 +72,7 @@ def run_evaluate(*arguments):
 
 
 def load(database, front_end):
-    return engine.to_device(database, train.hear(database, features.FRONT_ENDS[front_end]), "cpu")
+    return engine.to_device(database, train.load_features(database, features.FRONT_ENDS[front_end]), "cpu")
 
 
 def table(capsys, *arguments):

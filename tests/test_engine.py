@@ -66,7 +66,7 @@ def train_folds(model, device, kind="eager", precision="float32", folds=(0,)):
     """10 steps of 4 segments an epoch, the last of 2."""
     fits = [np.roll(np.arange(38), 9 * fold) for fold in folds]
     runs = trainings(model, device, fits, kind, precision=precision)
-    engine.stack(runs)
+    engine.train_as_one(runs)
     told = train_epochs(runs, STEPS // 10)
     for run in runs:
         run.leave()

@@ -296,9 +296,10 @@ def test_pre_emphasis_of_the_utterance_runs_across_the_cuts():
 
 def test_runs_tell_of_a_front_end_what_earlier_runs_told_and_what_is_new():
     before = {"frames", "pre_emphasis", "rate", "window", "shift", "fft", "bands", "low", "high", "floor"}
-    assert set(TFT.told()) == before and features.FrontEnd(**TFT.told()) == TFT
+    assert set(TFT.as_settings()) == before and features.FrontEnd(**TFT.as_settings()) == TFT
     other = replace(TFT, overlap=0.5, emphasized="utterance")
-    assert set(other.told()) == before | {"overlap", "emphasized"} and features.FrontEnd(**other.told()) == other
+    told = other.as_settings()
+    assert set(told) == before | {"overlap", "emphasized"} and features.FrontEnd(**told) == other
 
 
 def test_pre_emphasis_leaves_its_input_as_it_was():

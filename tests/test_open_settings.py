@@ -107,7 +107,7 @@ def usual(corpus, tmp_path_factory):
 def settings_and_deviations(*arguments):
     """Model -> what its runs tell of the options."""
     config = train.parse_command_line([*arguments, "--model", "all"])
-    train.check_open_settings(config)
+    train.check_options(config)
     told = {model: train.settings_of(config, model) for model in train.RECIPES}
     return told, {model: train.deviations_of(dict(settings, model=model)) for model, settings in told.items()}
 
@@ -191,15 +191,15 @@ def test_an_option_has_an_effect_and_goes_all_the_way(option, corpus, usual, tmp
         ("--log-floor 0", "--log-floor"),
         ("--log-floor 1", "--log-floor"),
         ("--bn-momentum 0", "--bn-momentum"),
-        ("--bn-momentum 0.2 --model atfnn", "--bn-momentum: is of tft"),
-        ("--double-softmax --model afnn", "--double-softmax: is of tft"),
-        ("--f-encoder-heads 4", "--f-encoder-heads: is of atfnn, afnn, tfnn, not of tft"),
+        ("--bn-momentum 0.2 --model atfnn", "--bn-momentum: only tft"),
+        ("--double-softmax --model afnn", "--double-softmax: only tft"),
+        ("--f-encoder-heads 4", "--f-encoder-heads: only atfnn, afnn, tfnn have it, not tft"),
         ("--f-encoder-heads 4 --model atnn", "--f-encoder-heads"),
         ("--f-encoder-heads 3 --model atfnn", "--f-encoder-heads"),
         ("--f-encoder-heads x --model atfnn", "--f-encoder-heads"),
         ("--gate none --model tfnn", "--gate"),
         ("--gate tanh --model atfnn", "--gate"),
-        ("--t-attention-input encoded --model atnn", "--t-attention-input: is of atfnn"),
+        ("--t-attention-input encoded --model atnn", "--t-attention-input: only atfnn"),
         ("--aggregation median", "--aggregation"),
         ("--pre-emphasis 0.97", "--pre-emphasis"),
         ("--normalization speaker --fold none", "--normalization speaker"),

@@ -50,7 +50,7 @@ def test_every_training_command_is_one_that_train_takes(capsys):
     for command, purpose in printed(capsys, "--db", "casia", "--root", "/somewhere", "--tft-epochs", "15"):
         if command[0] == "train.py":
             config = train.parse_command_line(command[1:])
-            train.check_open_settings(config)
+            train.check_options(config)
             assert (config.seed, config.track, config.root) == ("0-4", "all", "/somewhere")
             assert config.epochs == (15 if train.RECIPES[config.model] is train.TFT_RECIPE else None)
             changed = train.settings_of(config, config.model) != train.settings_of(
@@ -102,7 +102,7 @@ def test_every_gpu_figure_has_a_command_that_train_takes(tmp_path):
     for log in logs:
         command = shlex.split(log.read_text())
         config = train.parse_command_line(command[1:])
-        train.check_open_settings(config)
+        train.check_options(config)
         assert (command[0], config.device, Path(config.runs).name) == ("train.py", "cuda", log.stem)
     assert len((tmp_path / "out/wall.txt").read_text().splitlines()) == len(logs) > 6
 

@@ -479,7 +479,7 @@ def test_recorded_steps_are_the_steps_of_eager(saved_after, manifest, monkeypatc
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "graph", Record)
     database = protocols.open_database(str(manifest))
-    data = engine.to_device(database, train.hear(database, features.FRONT_ENDS["tft"]), "cpu")
+    data = engine.to_device(database, train.load_features(database, features.FRONT_ENDS["tft"]), "cpu")
     settings = dict(
         model="tft-t+f", seed=0, lr=0.001, batch_size=24, normalization="fold", precision="float32",
         front_end=asdict(features.FRONT_ENDS["tft"]),
@@ -514,7 +514,7 @@ def test_the_engine_is_chosen_by_the_steps_of_all_folds(manifest, tmp_path, monk
     how = ("--epochs", 3, "--fold", "all", "--dropout", 0.1, "--together", 9)
     train.main(base(manifest, tmp_path, *how))
     database = protocols.open_database(str(manifest))
-    counts = train.hear(database, features.FRONT_ENDS["atfnn"]).counts
+    counts = train.load_features(database, features.FRONT_ENDS["atfnn"]).counts
     folds = protocols.make_folds(database, "speaker")
     assert asked == [("auto", "cpu", sum(3 * (counts[fold.train].sum() // 16) for fold in folds), 0.1)]
     assert asked[0][2] > 0
