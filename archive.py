@@ -49,7 +49,7 @@ import results
 FORMAT = 1
 DIGITS = string.digits + string.ascii_lowercase + string.ascii_uppercase
 NOT_PREDICTED = "-"
-ABOVE = 2  # folders above an archive in which its index may lie
+ABOVE = 3  # folders above an archive in which its index may lie
 NAME = re.compile(rf"(.+)-({'|'.join(protocols.PROTOCOLS)})\.json")
 OWN_SETTINGS = (*results.FOLD_SETTINGS, "track")  # told by the row and the fold
 OWN = ("train_speakers", "test_speakers", "test")  # told by `speakers` and the index
