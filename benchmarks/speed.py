@@ -398,6 +398,9 @@ def main():
         return train_and_tell_peak(options.peak_of)
     options.device = engine.choose_device(options.device)
     engine.prepare(options.device, options.deterministic)
+    if options.device == "cuda" and "compiled" in options.engine and not engine.can_compile():
+        print("speed.py: torch.compile does not work here; the engine compiled is left out", file=sys.stderr)
+        options.engine = [kind for kind in options.engine if kind != "compiled"]
     name = torch.cuda.get_device_name() if options.device == "cuda" else options.chip
     name = re.sub(r"\W+", "-", name.lower()).strip("-") + ("-deterministic" if options.deterministic else "")
     out, parts = options.out or Path(__file__).with_name("results") / f"speed-{name}.md", []
