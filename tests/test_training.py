@@ -379,6 +379,19 @@ def test_a_state_that_does_not_fit_starts_the_fold_again(
     assert outcome(folder) == whole
 
 
+def test_a_state_is_not_blamed_for_a_device_without_room(manifest, stopped, tmp_path, monkeypatch):
+    folder = folder_of(shutil.copytree(stopped, tmp_path, dirs_exist_ok=True))
+    state = (folder / results.STATE).read_bytes()
+
+    def full(*arguments):
+        raise torch.OutOfMemoryError("so many MiB")
+
+    monkeypatch.setattr(engine.Training, "restore", full)
+    with pytest.raises(results.RunError, match="not enough memory; use a smaller --together"):
+        train.main(base(manifest, tmp_path, *OF_THREE))
+    assert (folder / results.STATE).read_bytes() == state
+
+
 def test_a_fold_that_went_on_on_another_machine_says_so(manifest, stopped, tmp_path):
     folder = folder_of(shutil.copytree(stopped, tmp_path, dirs_exist_ok=True))
     change_state(lambda state: state["made_by"]["machine"].update(threads=7))(folder / results.STATE)
