@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from conftest import command
 
-import evaluate
 import engine
+import evaluate
 import features
 import protocols
 import results
@@ -25,27 +26,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 QUICK = ["--epochs", "1", "--batch-size", "32", "--device", "cpu"]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory):
-    """A cache of our own, and one thread: small steps gain nothing from more."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("SER_CACHE", str(tmp_path_factory.mktemp("cache")))
-    torch.set_num_threads(1)
-    yield
-    patch.undo()
-
-
-@pytest.fixture(scope="session")
-def corpus(tmp_path_factory):
-    """The default corpus, thinned to a manifest of 4 speakers x 4 emotions x 2 utterances; never changed."""
-    root = tmp_path_factory.mktemp("corpus") / "small"
-    synthetic.write_corpus("manifest", root)
-    lines = (root / "manifest.csv").read_text().splitlines()
-    kept = [line for line in lines[1:] if line.split(",")[0].endswith(("_01.wav", "_02.wav"))]
-    assert len(kept) == 32
-    (root / "manifest.csv").write_text("\n".join([lines[0], *kept]) + "\n")
-    (root / "manifest.csv").rename(root / "small.csv")
-    return root
+pytestmark = pytest.mark.usefixtures("quiet_machine")
 
 
 @pytest.fixture
@@ -53,22 +34,12 @@ def copy(corpus, tmp_path):
     return Path(shutil.copytree(corpus, tmp_path / "copied corpus ä"))
 
 
-def command(main, program, *arguments):
-    """Exit code of a command, run in this process."""
-    try:
-        with results.plain_errors(program):
-            main([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        return stop.code or 0
-    return 0
-
-
 def run_train(*arguments):
-    return command(train.main, "train.py", *arguments)
+    return command(train.main, *arguments)
 
 
 def run_evaluate(*arguments):
-    return command(evaluate.main, "evaluate.py", *arguments)
+    return command(evaluate.main, *arguments)
 
 
 def load(database, front_end):
@@ -213,7 +184,7 @@ def test_the_audit_finds_a_tested_speaker_in_the_statistics(corpus, tmp_path, mo
     honest = engine.fit_normalization
     monkeypatch.setattr(engine, "fit_normalization", lambda data, kind, train: honest(data, kind, slice(None)))
     assert run_train("--db", corpus / "small.csv", "--fold", "all", "--model", "atnn", "--runs", tmp_path, *QUICK) == 0
-    assert command(evaluate.main, "evaluate.py", "--audit", "--runs", tmp_path) == 1
+    assert command(evaluate.main, "--audit", "--runs", tmp_path) == 1
     assert "speaker S1 is on both sides of the fold" in capsys.readouterr().out
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from conftest import command
 from test_evaluate import ANSWERS, CLASSES, reseal, write_run
 
 import archive
@@ -22,7 +23,6 @@ import predict
 import protocols
 import results
 import train
-from benchmarks import synthetic
 
 PROJECT = Path(__file__).resolve().parents[1]
 # Three epochs of each speaker, of which the tracks choose different ones: the last is 3, `oracle` the best on the
@@ -33,16 +33,6 @@ EPOCHS = dict(
     C={1: "fa fa", 2: "fa ff", 3: "ff ff"},  # best 3
 )
 BEST = dict(A=1, B=2, C=3)
-
-
-def command(*arguments):
-    """Exit code of evaluate.py, run in this process."""
-    try:
-        with results.plain_errors("evaluate.py"):
-            evaluate.main([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        return stop.code or 0
-    return 0
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -61,7 +51,7 @@ def drawn(monkeypatch, tmp_path):
     monkeypatch.setattr(figures, "write", lambda figure, out: kept.append(figure))
 
     def draw(*arguments):
-        assert command(*arguments, "--out", tmp_path / "f.png") == 0
+        assert command(evaluate.main, *arguments, "--out", tmp_path / "f.png") == 0
         return kept[-1]
 
     return draw
@@ -89,17 +79,6 @@ def log_three_epochs(runs):
         marker = results.json.loads((folder / results.MARKER).read_text())
         results.mark_done(folder, epoch=marker["epoch"], trained_on=marker["trained_on"])
     return runs
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    """Four speakers x four emotions x two utterances of generated speech."""
-    root = tmp_path_factory.mktemp("corpus") / "small"
-    synthetic.write_corpus("manifest", root)
-    lines = (root / "manifest.csv").read_text().splitlines()
-    kept = [line for line in lines[1:] if line.split(",")[0].endswith(("_01.wav", "_02.wav"))]
-    (root / "small.csv").write_text("\n".join([lines[0], *kept]) + "\n")
-    return root
 
 
 @pytest.fixture(scope="module")
@@ -408,11 +387,11 @@ def test_texts_lie_apart(drawn, runs, watched, trained, corpus):
 def test_the_ending_chooses_the_format(name, start, runs, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     out = tmp_path / name
-    assert command("--figure", "confusion", "--runs", runs, "--out", out) == 0
+    assert command(evaluate.main, "--figure", "confusion", "--runs", runs, "--out", out) == 0
     assert str(out) in capsys.readouterr().out
     first = out.read_bytes()
     assert first.startswith(start)
-    assert command("--figure", "confusion", "--runs", runs, "--out", out) == 0
+    assert command(evaluate.main, "--figure", "confusion", "--runs", runs, "--out", out) == 0
     assert out.read_bytes() == first and [path.name for path in out.parent.glob("*f*")] in ([out.name], [])
 
 
@@ -425,7 +404,10 @@ def test_a_figure_that_fails_leaves_the_old_one(runs, tmp_path, monkeypatch, cap
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(figure.Figure, "savefig", full)
-    assert command("--figure", "confusion", "--runs", runs, "--out", tmp_path / "f.png") == results.EXIT_USAGE
+    assert (
+        command(evaluate.main, "--figure", "confusion", "--runs", runs, "--out", tmp_path / "f.png")
+        == results.EXIT_USAGE
+    )
     assert "No space left" in capsys.readouterr().err
     assert (tmp_path / "f.png").read_bytes() == b"old" and not list(tmp_path.glob(".*"))
 
@@ -440,7 +422,7 @@ def complains(tmp_path, capsys):
 
     def call(*arguments, out="f.png", code=results.EXIT_USAGE):
         capsys.readouterr()
-        assert command(*arguments, *(("--out", tmp_path / out) if out else ())) == code
+        assert command(evaluate.main, *arguments, *(("--out", tmp_path / out) if out else ())) == code
         shown = capsys.readouterr()
         assert not shown.out and shown.err.count("\n") == 1
         assert not (tmp_path / "f.png").exists()

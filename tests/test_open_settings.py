@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from conftest import command
 from torch.nn.functional import cross_entropy
 
 import engine
@@ -22,7 +23,6 @@ import protocols
 import results
 import tables
 import train
-from benchmarks import synthetic
 
 # option and value -> a model that has it, and its line among the deviations
 CASES = {
@@ -54,37 +54,7 @@ BEFORE = {  # what a run told of itself before there were these options
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quiet_machine(tmp_path_factory):
-    """A cache of our own, and one thread."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("SER_CACHE", str(tmp_path_factory.mktemp("cache")))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    patch.undo()
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    """4 speakers x 4 emotions x 2 utterances as small.csv; never changed."""
-    root = tmp_path_factory.mktemp("corpus") / "small"
-    synthetic.write_corpus("manifest", root)
-    header, *lines = (root / "manifest.csv").read_text().splitlines()
-    kept = [line for line in lines if line.split(",")[0].endswith(("_01.wav", "_02.wav"))]
-    (root / "small.csv").write_text("\n".join([header, *kept]) + "\n")
-    return root
-
-
-def command(main, *arguments):
-    """Exit code of a command, run in this process."""
-    try:
-        with results.plain_errors(f"{main.__module__}.py"):
-            main([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        return stop.code or 0
-    return 0
+pytestmark = pytest.mark.usefixtures("quiet_machine")
 
 
 def run_train(corpus, runs, *more):

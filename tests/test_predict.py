@@ -18,53 +18,23 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from conftest import command
 
 import evaluate
 import features
 import predict
 import results
 import train
-from benchmarks import synthetic
 
 PROJECT = Path(__file__).resolve().parents[1]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quiet_machine(tmp_path_factory):
-    """A cache of our own, and one thread."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("SER_CACHE", str(tmp_path_factory.mktemp("cache")))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    patch.undo()
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    """4 speakers x 4 emotions x 2 utterances as small.csv; never changed."""
-    root = tmp_path_factory.mktemp("corpus") / "small"
-    synthetic.write_corpus("manifest", root)
-    header, *lines = (root / "manifest.csv").read_text().splitlines()
-    kept = [line for line in lines if line.split(",")[0].endswith(("_01.wav", "_02.wav"))]
-    (root / "small.csv").write_text("\n".join([header, *kept]) + "\n")
-    return root
-
-
-def command(main, program, *arguments):
-    """Exit code of a command, run in this process."""
-    try:
-        with results.plain_errors(program):
-            main([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        return stop.code or 0
-    return 0
+pytestmark = pytest.mark.usefixtures("quiet_machine")
 
 
 def run_train(corpus, runs, *more):
     quick = ["--epochs", "2", "--batch-size", "16", "--device", "cpu"]
-    return command(train.main, "train.py", "--db", corpus / "small.csv", "--runs", runs, *quick, *more)
+    return command(train.main, "--db", corpus / "small.csv", "--runs", runs, *quick, *more)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +53,7 @@ def seed_folder(runs, model="tft-t+f", seed=0):
 
 
 def run_predict(*arguments):
-    return command(predict.main, "predict.py", "--device", "cpu", *arguments)
+    return command(predict.main, "--device", "cpu", *arguments)
 
 
 def predicted(capsys, *arguments):
@@ -377,9 +347,9 @@ def test_a_run_on_all_speakers_hears_everyone_and_no_table_counts_it(corpus, run
     tables = []
     for _ in range(2):
         capsys.readouterr()
-        assert command(evaluate.main, "evaluate.py", "--runs", alone, "--db", "small", "--format", "json") == 0
+        assert command(evaluate.main, "--runs", alone, "--db", "small", "--format", "json") == 0
         table = capsys.readouterr().out
-        command(evaluate.main, "evaluate.py", "--runs", alone, "--audit")
+        command(evaluate.main, "--runs", alone, "--audit")
         tables.append(table + capsys.readouterr().out)
         shutil.rmtree(seed_folder(alone) / "all", ignore_errors=True)
     assert tables[0] == tables[1] and '"folds_done": 2' in tables[0]

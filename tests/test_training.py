@@ -28,16 +28,7 @@ from benchmarks import synthetic
 PROJECT = Path(__file__).resolve().parents[1]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quiet_machine(tmp_path_factory):
-    """A cache of our own, and one thread."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("SER_CACHE", str(tmp_path_factory.mktemp("cache")))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    patch.undo()
+pytestmark = pytest.mark.usefixtures("quiet_machine")
 
 
 @pytest.fixture(scope="module")
