@@ -19,7 +19,7 @@ SIGNIFICANCE = "significance"  # the table whose rows compare two models
 METRICS = ("WAR", "UAR")
 # what comes before a line break stands above the columns that share it
 FIGURE_HEADER = ["method", *(f"{of}\n{one}" for of in ("paper", "ours", "fold") for one in METRICS), "folds", "seeds"]
-FIGURE_NOTE = "in per cent, pooled over the folds; fold: mean over folds"
+FIGURE_NOTE = "In per cent, pooled over the folds; fold: mean over folds"
 TRACK_HEADER = ["method", *(f"{of}\n{one}" for of in ("paper", "last", "valid.", "oracle+") for one in METRICS)]
 ORACLE_NOTE = "+ oracle: the best evaluated test epoch, a diagnostic and not a result"
 TRACK_NAMES = dict(last="last epoch", validation="epoch chosen on held-out speakers", oracle="oracle, a diagnostic")

@@ -32,16 +32,25 @@ def quiet_machine(tmp_path_factory):
     patch.undo()
 
 
+def first_two(lines):
+    """Of a manifest's lines those of the first two recordings of each speaker and emotion."""
+    return [line for line in lines if line.split(",")[0].endswith(("_01.wav", "_02.wav"))]
+
+
+def write_part(path, choose):
+    """Generated speech in the folder of `path`, a manifest with what `choose` makes of the lines of all."""
+    synthetic.write_corpus("manifest", path.parent)
+    header, *lines = (path.parent / "manifest.csv").read_text().splitlines()
+    (path.parent / "manifest.csv").unlink()
+    path.write_text("\n".join([header, *choose(lines)]) + "\n")
+
+
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory):
     """Generated speech, 4 speakers x 4 emotions x 2 utterances, with its manifest small.csv; never changed."""
     root = tmp_path_factory.mktemp("corpus") / "small"
-    synthetic.write_corpus("manifest", root)
-    header, *lines = (root / "manifest.csv").read_text().splitlines()
-    kept = [line for line in lines if line.split(",")[0].endswith(("_01.wav", "_02.wav"))]
-    assert len(kept) == 32
-    (root / "manifest.csv").unlink()
-    (root / "small.csv").write_text("\n".join([header, *kept]) + "\n")
+    write_part(root / "small.csv", first_two)
+    assert len((root / "small.csv").read_text().splitlines()) == 1 + 32
     return root
 
 

@@ -27,8 +27,6 @@ import results
 import train
 
 PROJECT = Path(__file__).resolve().parents[1]
-
-
 pytestmark = pytest.mark.usefixtures("quiet_machine")
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import first_two, write_part
 
 import engine
 import features
@@ -23,27 +24,22 @@ import protocols
 import results
 import stack
 import train
-from benchmarks import synthetic
 
 PROJECT = Path(__file__).resolve().parents[1]
-
-
 pytestmark = pytest.mark.usefixtures("quiet_machine")
 
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
     """5 speakers of unequal size: 4 of the default corpus and a part of the first one under another name."""
-    root = tmp_path_factory.mktemp("corpus") / "five"
-    synthetic.write_corpus("manifest", root)
-    header, *lines = (root / "manifest.csv").read_text().splitlines()
-    rows = [line for line in lines if line.split(",")[0].endswith(("_01.wav", "_02.wav"))]
-    rows += [
-        line.replace("S1", "S5").replace("wav/S5", "wav/S1") for line in lines if "S1/" in line and "_03.wav" in line
-    ]
-    (root / "manifest.csv").unlink()
-    (root / "five.csv").write_text("\n".join([header, *rows]) + "\n")
-    return root / "five.csv"
+
+    def choose(lines):
+        third = [line for line in lines if "S1/" in line and "_03.wav" in line]
+        return first_two(lines) + [line.replace("S1", "S5").replace("wav/S5", "wav/S1") for line in third]
+
+    path = tmp_path_factory.mktemp("corpus") / "five" / "five.csv"
+    write_part(path, choose)
+    return path
 
 
 def base(manifest, runs, *more):
