@@ -298,8 +298,7 @@ def read_folds(path, track):
     except results.UNREADABLE as error:
         raise results.damaged(path, error, REMEDY) from None
     for fold in folds:
-        told = [fold.config["database"]["name"], *(fold.config["settings"][name] for name in ("model", "protocol"))]
-        if told != [database, *NAME.fullmatch(path.name).groups()]:
+        if (told := results.place_of(fold)[:3]) != [database, *NAME.fullmatch(path.name).groups()]:
             raise results.RunError(f"{path}: holds {' '.join(told)}; rename it back")
     return folds
 

@@ -65,8 +65,8 @@ def check_runs(runs, figures):
     for key, seeds in sorted(rows.items()):
         sound = {}  # seed -> [FoldResult]
         for seed, folds in sorted(seeds.items()):
-            name, sound[seed] = "{} {} {} {} seed {}".format(*key, seed), []
-            faults = list(check_run(runs, (*key, seed), folds, figures, sound[seed]))
+            name = "{} {} {} {} seed {}".format(*key, seed)
+            sound[seed], faults = check_run(runs, (*key, seed), folds, figures)
             yield from ((f"FAULT {name}: {fault}", True) for fault in faults)
             if not faults:
                 archived = sum(map(is_archived, folds.values()))
@@ -107,39 +107,28 @@ def is_archived(fold):
     return isinstance(fold, results.FoldResult)
 
 
-def check_run(runs, key, folds, figures, sound):
-    """Faults of one run: {fold number: its folder, or FoldResult of an archive}. Those without any go to `sound`."""
-    complete = True
+def check_run(runs, key, folds, figures):
+    """One run, {fold number: its folder, or FoldResult of an archive}: [FoldResult] without fault, and the faults."""
+    sound, faults = [], []
     for number, fold in sorted(folds.items()):
-        if is_archived(fold):
-            faults = list(check_archived(fold))
-        elif key[3] == "oracle":
-            continue
-        else:
-            faults = list(check_fold(runs, (*key, number), fold))
-        yield from faults
-        if faults:
-            complete = False
-        else:
+        if key[3] == "oracle" and not is_archived(fold):
+            continue  # audited as `last`
+        found = list(check_archived(fold) if is_archived(fold) else check_fold(runs, (*key, number), fold))
+        faults += found
+        if not found:
             sound.append(fold if is_archived(fold) else results.read_fold(fold))
-    if not complete or not sound:
-        return
-    config, place = sound[0].config, sound[0].archive or sound[0].folder.parent
-    if missing := sorted(set(range(1, config["folds_total"] + 1)) - folds.keys()):
-        yield f"{place}: {len(folds)}/{config['folds_total']} folds, fold {missing[0]} is missing"
-    elif len(sound) == len(folds):
-        yield from check_seed(key, sound, (row for fold in sound for row in read_rows(fold)), figures)
-
-
-def check_seed(key, sound, rows, figures):
-    """Faults of all folds of a seed together, each of them without fault: [FoldResult], and their rows for `count`."""
-    config, place = sound[0].config, sound[0].archive or sound[0].folder.parent
-    war, uar = count(rows, config["database"]["classes"])
-    ours = None
-    with suppress(results.RunError):  # told below, of all seeds
-        ours = figures(*key[:4], [key[4]])
-    if ours is None or abs(ours.war - war) > PER_CENT or abs(ours.uar - uar) > PER_CENT:
-        yield f"{place}: WAR {war:.4f} and UAR {uar:.4f} are not the table's"
+    if not faults and sound:
+        config, place = sound[0].config, sound[0].archive or sound[0].folder.parent
+        if missing := sorted(set(range(1, config["folds_total"] + 1)) - folds.keys()):
+            faults.append(f"{place}: {len(folds)}/{config['folds_total']} folds, fold {missing[0]} is missing")
+        elif len(sound) == len(folds):
+            war, uar = count([row for fold in sound for row in read_rows(fold)], config["database"]["classes"])
+            ours = None
+            with suppress(results.RunError):  # told by check_row, of all seeds
+                ours = figures(*key[:4], [key[4]])
+            if ours is None or abs(ours.war - war) > PER_CENT or abs(ours.uar - uar) > PER_CENT:
+                faults.append(f"{place}: WAR {war:.4f} and UAR {uar:.4f} are not the table's")
+    return sound, faults
 
 
 def check_row(key, sound, figures):

@@ -49,14 +49,12 @@ def inspect(path):
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").digest()
         about = soundfile.info(path)
-    except (OSError, RuntimeError):
+    except (OSError, RuntimeError, TypeError, ValueError):
         about = None  # read_audio has words for it
     try:
         wave = features.read_audio(path, about.samplerate if about else features.FrontEnd.rate)
     except features.AudioError as error:
         return Recording(fault=str(error))
-    except MemoryError:
-        return Recording(fault=f"{path}: is too long for this machine's memory; cut it into parts")
     return Recording(about.samplerate, about.channels, len(wave), digest)
 
 
@@ -142,16 +140,11 @@ def find_notes(database, recordings, protocol, partial):
             of = " and ".join(f"{database.speakers[j]} {database.classes[database.labels[j]]}" for j in both)
             yield "duplicates", f"{names} hold the same bytes, of {of}; keep one of them"
     for name, front_end in features.FRONT_ENDS.items():
-        short = [i for i, one in enumerate(recordings) if one.rate and one.seconds < front_end.samples / front_end.rate]
+        least = front_end.samples / front_end.rate
+        short = [path for path, one in zip(database.paths, recordings) if one.rate and one.seconds < least]
         if short:
-            least = front_end.samples / front_end.rate
-            yield (
-                "short",
-                (
-                    f"{len(short)} utterances are shorter than a segment of {name} ({least:.2f} s) and filled up "
-                    f"with silence, such as {database.paths[short[0]]}"
-                ),
-            )
+            told = f"{len(short)} utterances are shorter than a segment of {name} ({least:.2f} s) and filled up"
+            yield "short", f"{told} with silence, such as {short[0]}"
     yield from class_notes(database)
     try:
         folds = protocols.make_folds(database, protocol)
@@ -214,7 +207,8 @@ def main(arguments=None):
     for line in shorten(find_notes(database, recordings, options.protocol, options.partial)):
         print(f"note: {line}")
     if faults:
-        print(f"{database.name}: {len(faults)} faults; mend them before training")
+        told = "1 fault; mend it" if len(faults) == 1 else f"{len(faults)} faults; mend them"
+        print(f"{database.name}: {told} before training")
         sys.exit(results.EXIT_DATA)
     flags = [f"--db {shlex.quote(options.db)}", options.root and f"--root {shlex.quote(options.root)}"]
     flags += [options.protocol != "speaker" and f"--protocol {options.protocol}", database.partial and "--partial"]

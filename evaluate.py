@@ -72,42 +72,34 @@ def collect(runs, protocol, seeds, track, only_database=None, only_model=None):
     `only_database`, `only_model`: a fault in another then does no harm.
     """
 
-    def is_wanted(database, model, its_protocol):
-        return its_protocol == protocol and only_database in (None, database) and only_model in (None, model)
+    def is_wanted(database, model, its_protocol, seed=None):
+        asked = its_protocol == protocol and only_database in (None, database) and only_model in (None, model)
+        return asked and (not seeds or seed is None or seed in seeds)
 
-    found, notes = {}, []
+    folds, notes = [], []
     for *place, folder in results.find_folds(runs, track):
-        database, model, its_protocol, seed, number = place
-        if not is_wanted(database, model, its_protocol) or (seeds and seed not in seeds):
+        if not is_wanted(*place[:4]):
             continue
-        folds = found.setdefault((database, model), {}).setdefault(seed, [])
         if results.is_done(folder):
             fold = results.read_fold(folder)
-            settings = fold.config["settings"]
-            told = [
-                fold.config["database"]["name"],
-                *(settings[name] for name in ("model", "protocol", "seed", "fold")),
-            ]
-            if told != place:
+            if (told := results.place_of(fold)) != place:
                 raise results.RunError(f"{folder}: holds {' '.join(map(str, told))}; rename it back")
             folds.append(best_on_test(fold) if track == "oracle" else fold)
         elif (folder / results.MARKER).exists():
             notes.append(f"{folder}: damaged since it was finished, not counted; repeat the training command")
     for *place, path in archive.find(runs):
-        for fold in archive.read_folds(path, track) if is_wanted(*place) else ():
-            seed, number = (fold.config["settings"][name] for name in ("seed", "fold"))
-            if seeds and seed not in seeds:
-                continue
-            folds = found.setdefault(tuple(place[:2]), {}).setdefault(seed, [])
-            if twice := [one for one in folds if one.config["settings"]["fold"] == number]:
-                raise results.RunError(
-                    f"{results.name_of(fold)}: is there as {results.name_of(twice[0])} too; remove one of them"
-                )
-            folds.append(fold)
-    for key, by_seed in found.items():  # as if all of them lay in folders
-        by_seed = {seed: sorted(by_seed[seed], key=lambda fold: fold.config["settings"]["fold"]) for seed in by_seed}
-        found[key] = dict(sorted(by_seed.items()))
-    return dict(sorted(found.items())), notes
+        if is_wanted(*place):
+            folds += [fold for fold in archive.read_folds(path, track) if is_wanted(*results.place_of(fold)[:4])]
+    found = {}
+    for fold in sorted(folds, key=results.place_of):  # one in a folder comes before its like in an archive
+        database, model, _, seed, _ = results.place_of(fold)
+        its_folds = found.setdefault((database, model), {}).setdefault(seed, [])
+        if its_folds and results.place_of(its_folds[-1]) == results.place_of(fold):
+            raise results.RunError(
+                f"{results.name_of(fold)}: is there as {results.name_of(its_folds[-1])} too; remove one of them"
+            )
+        its_folds.append(fold)
+    return found, notes
 
 
 def all_runs(runs):
@@ -141,7 +133,6 @@ def check_alike(folds):
 
 def summarize(by_seed):
     """Summary of {seed: [FoldResult]}, or None where no fold is done; see `seeds_that_count`."""
-    by_seed = {seed: folds for seed, folds in by_seed.items() if folds}
     if not by_seed:
         return None
     check_alike([fold for folds in by_seed.values() for fold in folds])
@@ -265,7 +256,7 @@ def figure_rows(kind, databases, protocol, seeds, track, summaries):
 def figure_row(published, protocol, track, seeds, ours):
     """`seeds`: those asked for, or None for all; a row that is run tells those that count instead."""
     empty = dict(dict.fromkeys(Summary.__dataclass_fields__), seeds=seeds)
-    return dict(
+    row = dict(
         table=published["kind"],
         source=published["source"],
         database=published["database"],
@@ -278,21 +269,16 @@ def figure_row(published, protocol, track, seeds, ours):
         protocol=protocol,
         track=track,
         **(vars(ours) if ours else empty),
-    ) | (dict(notes=[*ours.notes, tables.ORACLE_NOTE]) if ours and track == "oracle" else {})
+    )
+    if ours and track == "oracle":
+        row["notes"] = [*ours.notes, tables.ORACLE_NOTE]
+    return row
 
 
 DATABASE_SOURCES = dict(iemocap="TFT Table 1, ATFNN Table I", abc="ATFNN Table I", casia="TFT Table 1, ATFNN Table I")
 FIGURE_KEYS = (
-    "method",
-    "published_war",
-    "published_uar",
-    "war",
-    "uar",
-    "folds_done",
-    "folds_total",
-    "seeds",
-    "utterances",
-)
+    "method", "published_war", "published_uar", "war", "uar", "folds_done", "folds_total", "seeds", "utterances",
+)  # fmt: skip
 
 
 def database_rows(databases, found):
@@ -300,14 +286,8 @@ def database_rows(databases, found):
     rows = []
     for name in databases:
         corpus = protocols.DATABASES.get(name)
-        configs = [
-            folds[0].config
-            for (database, _), seeds in found.items()
-            if database == name
-            for folds in seeds.values()
-            if folds
-        ]
-        seen = configs[0]["database"] if configs else None
+        runs = [seeds for (database, _), seeds in found.items() if database == name]
+        seen = next(iter(runs[0].values()))[0].config["database"] if runs else None
         if not (corpus or seen):
             continue
         classes = list(corpus.classes) if corpus else list(seen["classes"])
@@ -331,39 +311,36 @@ def database_rows(databases, found):
 def significance_rows(models, databases, found, protocol, track):
     """Each pair of `models` on each database where both have all folds of a seed in common."""
     rows = []
-    for database in databases:
-        for first, second in combinations(models, 2):
-            runs = [found.get((database, model), {}) for model in (first, second)]
-            seeds = sorted(
-                set.intersection(*({seed for seed, folds in run.items() if is_complete(folds)} for run in runs))
-            )
-            if not seeds:
-                continue
-            for run in runs:
-                check_alike([fold for seed in seeds for fold in run[seed]])
-            for name in ("utterances", "recordings"):
-                one, other = (run[seeds[0]][0].config["settings"][name] for run in runs)
-                if one != other:
-                    raise results.RunError(
-                        f"{database}: {first} and {second} were run on other {name}; keep them in separate --runs"
-                    )
-            (ours, _, speakers), (theirs, _, _) = (paired_hits(run, seeds) for run in runs)
-            told = significance.compare(ours, theirs, speakers)
-            winner = {"first": first, "second": second}.get(told.verdict)
-            rows.append(dict(
-                dict.fromkeys(FIGURE_KEYS), table=tables.SIGNIFICANCE,
-                database=database, protocol=protocol, track=track,
-                first=first, second=second,
-                war_first=100 * float(ours.mean()), war_second=100 * float(theirs.mean()),
-                difference=100 * told.war_difference, difference_speakers=[100 * end for end in told.interval],
-                speakers=int(speakers.max()) + 1, speaker_p=told.speaker_p, mcnemar_p=told.mcnemar_p,
-                notes=[
-                    f"{model}: {note}"
-                    for model, run in zip((first, second), runs)
-                    for note in row_notes({seed: run[seed] for seed in seeds}, seeds, run[seeds[0]][0].config)
-                ],
-                seeds=seeds, seeds_agree=told.seeds_agree, verdict=f"{winner} is better" if winner else told.verdict,
-            ))  # fmt: skip
+    for database, (first, second) in product(databases, combinations(models, 2)):
+        runs = [found.get((database, model), {}) for model in (first, second)]
+        seeds = sorted(set.intersection(*({seed for seed, folds in run.items() if is_complete(folds)} for run in runs)))
+        if not seeds:
+            continue
+        for run in runs:
+            check_alike([fold for seed in seeds for fold in run[seed]])
+        for name in ("utterances", "recordings"):
+            one, other = (run[seeds[0]][0].config["settings"][name] for run in runs)
+            if one != other:
+                raise results.RunError(
+                    f"{database}: {first} and {second} were run on other {name}; keep them in separate --runs"
+                )
+        (ours, _, speakers), (theirs, _, _) = (paired_hits(run, seeds) for run in runs)
+        told = significance.compare(ours, theirs, speakers)
+        winner = {"first": first, "second": second}.get(told.verdict)
+        rows.append(dict(
+            dict.fromkeys(FIGURE_KEYS), table=tables.SIGNIFICANCE,
+            database=database, protocol=protocol, track=track,
+            first=first, second=second,
+            war_first=100 * float(ours.mean()), war_second=100 * float(theirs.mean()),
+            difference=100 * told.war_difference, difference_speakers=[100 * end for end in told.interval],
+            speakers=int(speakers.max()) + 1, speaker_p=told.speaker_p, mcnemar_p=told.mcnemar_p,
+            notes=[
+                f"{model}: {note}"
+                for model, run in zip((first, second), runs)
+                for note in row_notes({seed: run[seed] for seed in seeds}, seeds, run[seeds[0]][0].config)
+            ],
+            seeds=seeds, seeds_agree=told.seeds_agree, verdict=f"{winner} is better" if winner else told.verdict,
+        ))  # fmt: skip
     if not rows:
         raise protocols.UsageError(
             f"--models {' '.join(models)}: no two of them have all folds of a seed on one database"
@@ -372,37 +349,36 @@ def significance_rows(models, databases, found, protocol, track):
 
 
 def is_complete(folds):
-    return bool(folds) and len(folds) == folds[0].config["folds_total"]
+    return len(folds) == folds[0].config["folds_total"]
 
 
 # -------------------------------------------------------------------------------------------- figures
 
-FIGURES = {  # name -> its own options, the tracks that it can show
-    "confusion": (("counts",), results.TRACKS),
-    "attention": (("utterance", "root"), ("last", "validation")),  # of the oracle's epoch no weights are kept
-    "curves": ((), ("last", "all")),  # shows all of them
-}
+FIGURES = dict(  # name -> the tracks that it can show
+    confusion=results.TRACKS,
+    attention=("last", "validation"),  # of the oracle's epoch no weights are kept
+    curves=("last", "all"),  # shows all of them
+)
+FIGURE_OPTIONS = dict(out=FIGURES, model=FIGURES, counts=["confusion"], utterance=["attention"], root=["attention"])
 
 
 def check_figure_options(options):
     """UsageError for an option that the figure, or a table, would pass over, and for one that is missing."""
     figure = options.figure
-    own, tracks = FIGURES.get(figure, ((), ()))
-    allowed = ("out", "model", *own) if figure else ()
-    for name in ("out", "model", "counts", "utterance", "root"):
-        if getattr(options, name) and name not in allowed:
-            goes = next((other for other, (own, _) in FIGURES.items() if name in own), "|".join(FIGURES))
-            raise protocols.UsageError(f"--{name}: goes with --figure {goes}; leave it out")
-        if name in allowed and name in ("out", "utterance") and not getattr(options, name):
+    for name, having in FIGURE_OPTIONS.items():
+        given = getattr(options, name)
+        if given and figure not in having:
+            raise protocols.UsageError(f"--{name}: goes with --figure {'|'.join(having)}; leave it out")
+        if not given and figure in having and name in ("out", "utterance"):
             raise protocols.UsageError(f"--figure {figure}: needs --{name}; see evaluate.py --help")
     if figure and (options.audit is not None or options.table != "all" or options.format != "text"):
         raise protocols.UsageError(f"--figure {figure}: prints no table; leave out --audit, --table and --format")
-    if figure and options.track not in tracks:
-        raise protocols.UsageError(f"--track {options.track}: --figure {figure} takes {' or '.join(tracks)}")
+    if figure and options.track not in FIGURES[figure]:
+        raise protocols.UsageError(f"--track {options.track}: --figure {figure} takes {' or '.join(FIGURES[figure])}")
 
 
 def check_whole_options(options):
-    """UsageError for an option that the audit or the export would pass over."""
+    """UsageError for an option that the audit, the export or a table would pass over."""
     usual, passed_over, reason = vars(parse_command_line([])), (), ""
     if options.export is not None:
         passed_over = ("figure", "audit", "table", "models", "track", "seed", "format")
@@ -410,6 +386,8 @@ def check_whole_options(options):
     elif options.audit is not None:
         passed_over = ("table", "models", "track", "db", "protocol", "seed", "format")
         reason = "the audit checks all that is there"
+    elif options.table != tables.SIGNIFICANCE:
+        passed_over, reason = ("models",), f"goes with --table {tables.SIGNIFICANCE}"
     for name in passed_over:
         if getattr(options, name) != usual[name]:
             raise protocols.UsageError(f"--{name}: {reason}; leave it out")
@@ -487,7 +465,7 @@ def attention_figure(options, database, folds):
         raise protocols.UsageError(
             f"{fold.archive}: holds predictions and no model; --figure attention needs the --runs that train.py wrote"
         )
-    if database not in protocols.DATABASES and not str(options.db).endswith(".csv"):
+    if database not in protocols.DATABASES and options.db in (None, database):
         raise protocols.UsageError(f"--db {options.db or database}: give the path of its manifest .csv for this figure")
     # how many others there are does not matter
     opened = protocols.open_database(options.db or database, options.root, partial=True)
@@ -563,8 +541,9 @@ def parse_command_line(arguments=None):
     return options
 
 
-def choose_databases(options, ran):
+def choose_databases(options):
     """The databases of --db: one, or all that are published or run."""
+    ran = dict.fromkeys(run[0] for run in all_runs(options.runs))
     known = list(dict.fromkeys(row["database"] for row in read_published()))
     databases = [*known, *(name for name in ran if name not in known)]
     if not options.db:
@@ -594,7 +573,7 @@ def table_rows(table, databases, found, summaries, protocol, seeds, track, model
 def make_rows(options):
     """Rows of the tables that the options name, and notes on what was not counted."""
     seeds = results.parse_seeds(options.seed) if options.seed else None
-    databases = choose_databases(options, list(dict.fromkeys(run[0] for run in all_runs(options.runs))))
+    databases = choose_databases(options)
     rows, damaged = [], []
     for track in results.TRACKS if options.track == "all" else [options.track]:
         found, notes = collect(options.runs, options.protocol, seeds, track, databases[0] if options.db else None)
@@ -634,15 +613,15 @@ def export(options):
     """Archive the finished folds of --runs, in a file for each database, model and protocol."""
     if not options.export or Path(options.export).resolve() == Path(options.runs).resolve():
         raise protocols.UsageError(f"--export {options.export}: name a folder other than --runs")
-    databases = choose_databases(options, list(dict.fromkeys(run[0] for run in all_runs(options.runs))))
+    databases = choose_databases(options)
     tracks, damaged = {}, []  # (database, model, protocol) -> track -> folds
     for protocol, track in product([options.protocol] if options.protocol else protocols.PROTOCOLS, results.TRACKS):
         found, notes = collect(options.runs, protocol, None, track, databases[0] if options.db else None)
         damaged += [note for note in notes if note not in damaged]
         for key, by_seed in found.items():
-            if folds := [fold for its_folds in by_seed.values() for fold in its_folds]:
-                check_alike(folds)
-                tracks.setdefault((*key, protocol), {})[track] = folds
+            folds = [fold for its_folds in by_seed.values() for fold in its_folds]
+            check_alike(folds)
+            tracks.setdefault((*key, protocol), {})[track] = folds
     archived = [fold.archive for by_track in tracks.values() for folds in by_track.values() for fold in folds]
     if already := next(filter(None, archived), None):
         raise protocols.UsageError(f"{already}: is an archive; copy it, or name the --runs that train.py wrote")

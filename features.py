@@ -22,7 +22,6 @@ import platform
 import re
 import shutil
 import socket
-import stat
 import struct
 import threading
 import time
@@ -122,6 +121,8 @@ def read_audio(path, rate=16_000):
             short = len(wave) < file.frames or _wav_cut_short(path)
     except AudioError:
         raise
+    except MemoryError:  # or a damaged header says so
+        raise AudioError(f"{path}: is too long for this machine's memory; cut it into parts") from None
     except (OSError, RuntimeError, TypeError, ValueError) as error:
         reason = str(getattr(error, "error_string", error)).splitlines()[0].rstrip(".")
         if not os.path.getsize(path):
@@ -323,12 +324,9 @@ def load(root, paths, front_end, cache=None, workers=None, report=None):
 def _cache_key(root, paths, front_end):
     stamps = []
     for path in paths:
-        try:
-            status = os.stat(root / path)
-        except OSError:
-            status = None
-        if status is None or not stat.S_ISREG(status.st_mode):
+        if not os.path.isfile(root / path):
             raise AudioError(f"{root / path}: no such recording; restore it or take it off the list")
+        status = os.stat(root / path)
         stamps.append([str(path), status.st_size, status.st_mtime_ns])
     code = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
     told = json.dumps([str(root), asdict(front_end), code, stamps])
@@ -400,16 +398,13 @@ def _extract_all(root, paths, front_end, workers):
         for file in files:
             yield extract(file, front_end)
         return
-    chunks = [files[i : i + CHUNK_FILES] for i in range(0, len(files), CHUNK_FILES)]
-    workers = min(workers, len(chunks))
+    workers = min(workers, ceil(len(files) / CHUNK_FILES))
     saved = {name: os.environ.get(name) for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")}
     os.environ.update(dict.fromkeys(saved, "1"))  # the processes inherit it: one thread each
     try:
         with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker) as pool:
-            jobs = pool.map(_extract_chunk, chunks, [front_end] * len(chunks))
             try:
-                for results in jobs:
-                    yield from results
+                yield from pool.map(extract, files, [front_end] * len(files), chunksize=CHUNK_FILES)
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
@@ -422,10 +417,6 @@ def _start_worker():
     """A worker ends with the process that started it, also where that one is killed."""
     keep_freed_memory()
     threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
-
-
-def _extract_chunk(files, front_end):
-    return [extract(file, front_end) for file in files]
 
 
 def _remove_leftovers(cache):

@@ -132,8 +132,7 @@ def check_model(state, device):
 
 def check_front_end(told):
     """The FrontEnd of a checkpoint's settings; ValueError where its values are no front end's."""
-    front_end = features.FrontEnd(**told)
-    one = front_end
+    one = features.FrontEnd(**told)
     if not (
         all(type(getattr(one, part.name)) is part.type for part in fields(one))
         and 0 < one.frames <= MOST_FRAMES
@@ -147,7 +146,7 @@ def check_front_end(told):
         and one.emphasized in ("segment", "utterance")
     ):
         raise ValueError("its front end is impossible")
-    return front_end
+    return one
 
 
 # ---------------------------------------------------------------------------------------- recordings
@@ -211,8 +210,6 @@ def predict_group(loaded, files, device, stop):
             batch.append((file, features.log_mel(wave, front_end), len(wave) / front_end.rate))
         except features.AudioError as error:
             done.append(str(error))
-        except MemoryError:
-            done.append(f"{file}: is too long for this machine's memory; cut it into parts")
         if sum(len(segments) for _, segments, _ in batch) >= BATCH:
             done += predict_batch(loaded, batch, device, stop)
             batch = []

@@ -413,7 +413,7 @@ def make_folds(database, protocol="speaker"):
     groups = database.speakers if protocol == "speaker" else database.sessions
     if protocol == "session" and not groups.astype(bool).all():
         raise UsageError(f"{database.name} names no sessions; use --protocol speaker, or fill the session column")
-    names = sorted(set(groups.tolist()), key=lambda name: (_natural(name), name))  # 01 and 1 tie in _natural
+    names = sorted(set(groups.tolist()), key=_natural)
     if len(names) < 2:
         raise UsageError(f"{database.name} has one {protocol} only; leaving it out leaves nothing to train on")
     folds = []
@@ -455,7 +455,7 @@ def hold_out(database, fold, seed):
     One in five of the training speakers is held out, at least one: those that follow the tested speaker in
     sorted order, moved on by as many for each further seed. Raises UsageError with fewer than two of them.
     """
-    names = sorted(set(database.speakers.tolist()), key=lambda name: (_natural(name), name))
+    names = sorted(set(database.speakers.tolist()), key=_natural)
     tested = set(database.speakers[fold.test].tolist())
     last = max(names.index(name) for name in tested)
     following = [name for name in names[last + 1 :] + names[:last] if name not in tested]
@@ -470,8 +470,8 @@ def hold_out(database, fold, seed):
 
 
 def _natural(name):
-    """Sort key: speaker 2 before speaker 10."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+    """Sort key: speaker 2 before speaker 10, and 01 before 1."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)], name
 
 
 # ------------------------------------------------------------------------------------------- metrics

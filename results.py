@@ -320,6 +320,12 @@ def name_of(fold, file=""):
     return str(fold.folder / file)
 
 
+def place_of(fold):
+    """[database, model, protocol, seed, fold] as its configuration tells them."""
+    settings = fold.config["settings"]
+    return [fold.config["database"]["name"], *(settings[name] for name in ("model", "protocol", "seed", "fold"))]
+
+
 def index_path(runs, database, digest):
     return Path(runs) / database / f"utterances-{digest}.csv"
 

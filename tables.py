@@ -57,28 +57,23 @@ def readable(table, source, database, rows):
         notes = significance_notes(rows) + ([ORACLE_NOTE] if rows[0]["track"] == "oracle" else [])
         return title, SIGNIFICANCE_HEADER, list(map(significance_cells, rows)), notes
     protocol = next((row["protocol"] for row in rows if row["war"] is not None), None)
+    how = f", ours leaving one {protocol} out" if protocol else ", not run yet"
     tracks = list(dict.fromkeys(row["track"] for row in rows))
-    by_method = {}
-    for row in rows:
-        by_method.setdefault(row["method"], []).append(row)
     if len(tracks) > 1:  # --track all
-        how = f", ours leaving one {protocol} out" if protocol else ", not run yet"
-        notes = {}  # what is true of every track is said once
+        header, by_method, said = TRACK_HEADER, {}, {}  # said: note -> its tracks; what is true of all is said once
+        for row in rows:
+            by_method.setdefault(row["method"], []).append(row)
         for track in tracks:
             for note in figure_notes([row for row in rows if row["track"] == track]):
-                notes.setdefault(note, []).append(TRACK_NAMES[track])
-        notes = [note if len(names) == len(tracks) else f"{', '.join(names)}: {note}" for note, names in notes.items()]
-        cells = list(map(track_cells, by_method.values()))
-        return (
-            f"{database}: {table}, {source}{how}",
-            TRACK_HEADER,
-            cells,
-            [FIGURE_NOTE.partition(";")[0], *notes, ORACLE_NOTE],
-        )
-    how = f", ours leaving one {protocol} out, {TRACK_NAMES[tracks[0]]}" if protocol else ", not run yet"
-    intervals = [f"{row['method']}: {told}" for row in rows if (told := interval_note(row))]
-    notes = [FIGURE_NOTE, *figure_notes(rows), *intervals] + ([ORACLE_NOTE] if "oracle" in tracks else [])
-    return f"{database}: {table}, {source}{how}", FIGURE_HEADER, list(map(figure_cells, rows)), notes
+                said.setdefault(note, []).append(TRACK_NAMES[track])
+        notes = [note if len(names) == len(tracks) else f"{', '.join(names)}: {note}" for note, names in said.items()]
+        cells, notes = map(track_cells, by_method.values()), [FIGURE_NOTE.partition(";")[0], *notes, ORACLE_NOTE]
+    else:
+        how += f", {TRACK_NAMES[tracks[0]]}" if protocol else ""
+        header, cells = FIGURE_HEADER, map(figure_cells, rows)
+        intervals = [f"{row['method']}: {told}" for row in rows if (told := interval_note(row))]
+        notes = [FIGURE_NOTE, *figure_notes(rows), *intervals] + ([ORACLE_NOTE] if "oracle" in tracks else [])
+    return f"{database}: {table}, {source}{how}", header, list(cells), notes
 
 
 def percent(value, spread=None):
@@ -190,13 +185,16 @@ def as_text(title, header, cells, notes):
     return "\n".join([title, rule, *map(line, heads), rule, *map(line, cells), rule, *notes])
 
 
+def markdown_rows(header, rows):
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
 def as_markdown(title, header, cells, notes):
-    escaped = [[cell.replace("*", "\\*").replace("|", "\\|") for cell in row] for row in cells]
-    rows = [[name.replace("\n", " ") for name in header], ["---"] + ["---:"] * (len(header) - 1), *escaped]
+    header = [name.replace("\n", " ") for name in header]
+    cells = [[cell.replace("*", "\\*").replace("|", "\\|") for cell in row] for row in cells]
     notes = [note.replace("*", "\\*") for note in notes]
-    return "\n".join(
-        [f"**{title}**", "", *("| " + " | ".join(row) + " |" for row in rows), *(f"\n{note}" for note in notes)]
-    )
+    return "\n".join([f"**{title}**", "", markdown_rows(header, cells), *(f"\n{note}" for note in notes)])
 
 
 def as_latex(title, header, cells, notes):

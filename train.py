@@ -307,7 +307,7 @@ def chosen_tracks(config):
 
 def make_jobs(config, database, folds, heard):
     """One job for each model, seed and fold of the command line; `heard` holds the features by front end."""
-    jobs = []
+    jobs, digest = [], database.digest[:16]
     for model in chosen_models(config):
         settings = settings_of(config, model)
         deviations = deviations_of(dict(settings, model=model))
@@ -315,7 +315,7 @@ def make_jobs(config, database, folds, heard):
             for fold in folds:
                 told = dict(
                     model=model, protocol=config.protocol, seed=seed, fold=fold.number, fold_name=fold.name, **settings,
-                    front_end=front_end_of(model, settings).as_settings(), utterances=database.digest[:16],
+                    front_end=front_end_of(model, settings).as_settings(), utterances=digest,
                     recordings=heard[RECIPES[model].front_end].digest[:16], eval_every=config.eval_every,
                 )  # fmt: skip
                 for track in chosen_tracks(config):
@@ -340,9 +340,7 @@ def is_finished(job):
     except (results.RunError, KeyError, AttributeError, TypeError):
         return False  # cut short or damaged: trained again
     done = results.is_done(job.folder)
-    if other and not done and not (job.folder / results.STATE).exists():
-        return False
-    if other:
+    if other and (done or (job.folder / results.STATE).exists()):
         name = other[0]
         absent = default_of(name, job.settings["model"]) if name in OPEN else None
         what = {"utterances": "other utterances, labels or speakers", "recordings": "other recordings"}.get(
@@ -696,9 +694,9 @@ def even_share(waiting, together):
 class FoldQueue:
     """The folds of one command that wait and that are in training."""
 
-    def __init__(self, database, heard, folds_total, how, save_every, device, jobs):
+    def __init__(self, database, heard, folds_total, how, save_every, device, jobs_total):
         self.database, self.heard, self.folds_total = database, heard, folds_total
-        self.how, self.save_every, self.device, self.jobs = how, save_every, device, jobs
+        self.how, self.save_every, self.device, self.jobs_total = how, save_every, device, jobs_total
         self.loaded = {}  # front end -> data on the device
         self.running = {}  # fold in training -> its lock
         self.failed = []  # messages of the folds that ended in an error
@@ -709,7 +707,7 @@ class FoldQueue:
             mine = lock.enter_context(results.claim(job.folder))
             if not mine or is_finished(job):  # by another process, meanwhile
                 return None
-            show = Progress(f"[{number}/{self.jobs}] {title(job, self.folds_total)}")
+            show = Progress(f"[{number}/{self.jobs_total}] {title(job, self.folds_total)}")
             run = FoldRun(job, self.data_of(job), self.folds_total, self.how, self.save_every, show)
             self.running[run] = lock.pop_all()
             return run

@@ -23,6 +23,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))
 
 import engine
+import evaluate
 import models
 import predict
 import protocols
@@ -74,17 +75,16 @@ def examine(network, data, normalization, trained, tested):
 
 
 def finished_folds(options, database):
-    """(seed, number, folder, config, marker of completion) of the finished folds of TFT."""
-    for name, model, protocol, seed, number, folder in results.find_folds(options.runs, options.track):
-        if (name, model, protocol) != (database.name, MODEL, options.protocol):
-            continue
-        marker = results.read_marker(folder)
-        if marker is None:
-            continue
-        config = results.read_checked_config(folder)
-        if config["settings"]["utterances"] != database.digest[:16]:
-            raise protocols.UsageError(f"{folder}: is of another database than {database.root}; set --root to its own")
-        yield seed, number, folder, config, marker
+    """The finished folds of TFT that have their models, of one experiment."""
+    found, _ = evaluate.collect(options.runs, options.protocol, None, options.track, database.name, MODEL)
+    folds = [fold for of_seed in found.get((database.name, MODEL), {}).values() for fold in of_seed if fold.folder]
+    evaluate.check_alike(folds)
+    for fold in folds:
+        if fold.config["settings"]["utterances"] != database.digest[:16]:
+            raise protocols.UsageError(
+                f"{fold.folder}: is of another database than {database.root}; set --root to its own"
+            )
+    return folds
 
 
 def main(arguments=None):
@@ -97,23 +97,22 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     # whether it is the database of the runs is told by its digest
     database = protocols.open_database(options.db, options.root, partial=True)
-    found = list(finished_folds(options, database))
-    if not found:
+    folds = finished_folds(options, database)
+    if not folds:
         raise protocols.UsageError(f"{options.runs}: has no finished fold of {database.name}, {MODEL}; train one first")
     cells, data = [], None
-    for seed, number, folder, config, marker in found:
-        model = predict.load_model(folder, "cpu")
+    for fold in folds:
+        model, marker = predict.load_model(fold.folder, "cpu"), results.read_marker(fold.folder)
         if data is None:
             data = engine.to_device(database, train.load_features(database, model.front_end), "cpu")
         normalization = model.normalization or engine.fit_normalization(data, model.settings["normalization"], None)
         trained = np.flatnonzero(np.isin(database.speakers, marker["trained_on"]))
-        tested = np.flatnonzero(np.isin(database.ids, config["test"]))
+        tested = np.flatnonzero(np.isin(database.ids, fold.ids))
         if not cells:
             fresh = engine.make_model(MODEL, len(database.classes), 0, model.front_end, "cpu")
             cells.append(["untrained", 0, *examine(fresh, data, normalization, trained, tested)])
-        cells.append(
-            [f"{seed}, {number}", marker["epoch"], *examine(model.network, data, normalization, trained, tested)]
-        )
+        name = f"{model.settings['seed']}, {model.settings['fold']}"
+        cells.append([name, marker["epoch"], *examine(model.network, data, normalization, trained, tested)])
     means = np.mean([row[2:] for row in cells[1:]], axis=0)
     cells = [[row[0], str(row[1]), *(f"{value:.1f}" for value in row[2:])] for row in cells]
     cells.append(["mean", "", *(f"{value:.1f}" for value in means)])

@@ -56,10 +56,10 @@ def z_score(x, of):
     return (x - of.mean(0)) / (of.std(0) + SCALE_FLOOR)
 
 
-def ridge(x, labels, classes, penalty=PENALTY):
+def ridge(x, labels, classes):
     """Weights (D + 1, classes): least squares on the classes' indicators; the last row is the unpenalised constant."""
     x = np.column_stack([x, np.ones(len(x))])
-    penalties = np.diag([*[penalty] * (x.shape[1] - 1), 0.0])
+    penalties = np.diag([*[PENALTY] * (x.shape[1] - 1), 0.0])
     return np.linalg.solve(x.T @ x + penalties, x.T @ np.eye(classes)[labels])
 
 

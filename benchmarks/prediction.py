@@ -23,6 +23,7 @@ import soundfile
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))
 
+import protocols
 import results
 
 RATE = 16_000  # Hz
@@ -62,8 +63,8 @@ def main():
         wall, used = (statistics.median(part) for part in zip(*times))
         print(f"one recording of 3 s, cold start: {wall:.2f} s, processor {used:.2f} s (median of {options.repeats})")
         root = options.root or write_noise(Path(folder) / "many", 1000, 2.0)
-        files = sorted(root.glob("**/*.wav"))
-        seconds = sum(soundfile.info(file).duration for file in files)
+        files = protocols.audio_files(root, "**/*")  # those that predict.py takes
+        seconds = sum(soundfile.info(root / file).duration for file in files)
         wall, used = time_predict(options.run, root)
         print(f"{len(files)} recordings, {seconds:.0f} s of audio: {wall:.1f} s, processor {used:.1f} s")
         print(f"{seconds / wall:.0f} times real time")

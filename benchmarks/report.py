@@ -17,15 +17,15 @@ from pathlib import Path
 import numpy as np
 
 PROJECT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(PROJECT), str(PROJECT / "benchmarks")]
+sys.path.insert(0, str(PROJECT))
 
 import archive
 import evaluate
 import protocols
-import reproduce
 import results
 import tables
 import train
+from benchmarks import reproduce
 
 DECIDES = "held-out WAR"  # what a setting is chosen by
 QUANTITIES = {DECIDES: ("validation", "held"), "test WAR, trained without them": ("validation", "test"),
@@ -63,7 +63,7 @@ class Runs:
 
     def counted(self, model, track="last"):
         """The same, or where no seed has all folds, those that evaluate.py counts."""
-        found = {seed: folds for seed, folds in self.found(model, track).items() if folds}
+        found = self.found(model, track)
         return {seed: found[seed] for seed in evaluate.seeds_that_count(found)} if found else {}
 
     def summary(self, model, track="last"):
@@ -73,8 +73,9 @@ class Runs:
         by_seed = (self.counted if counted else self.folds)(model, track)
         return {seed: list(map(archive.fold_curve, folds)) for seed, folds in by_seed.items()}
 
-    def any(self):
-        return any(self.found(model, track) for model in reproduce.ROWS for track in results.TRAINED)
+    def begun(self):
+        """Models with a finished fold."""
+        return [model for model in reproduce.ROWS if any(self.found(model, track) for track in results.TRAINED)]
 
     def ran(self):
         """Models with all folds of a seed."""
@@ -96,11 +97,6 @@ def whole_folds(runs, model):
 # -------------------------------------------------------------------------------------------- sections
 
 
-def table(header, rows):
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
-
-
 def spread(values):
     """Mean, and standard deviation over seeds where there are several."""
     values = list(values)
@@ -112,8 +108,8 @@ def cells(runs):
     published = {row["model"]: row for row in evaluate.read_published() if row["database"] == runs.db}
     header = ["model", "paper WAR", "paper UAR", "our WAR", "our UAR", "WAR - paper's", "95 % over speakers, paper inside?",
               "WAR, validation", "WAR, oracle", "folds", "to know"]  # fmt: skip
-    run = [model for model in reproduce.ROWS if any(runs.summary(model, track) for track in results.TRAINED)]
-    told = table(header, [cell_row(runs, model, published.get(model, {})) for model in run])
+    run = runs.begun()
+    told = tables.markdown_rows(header, [cell_row(runs, model, published.get(model, {})) for model in run])
     missing = ", ".join(model for model in reproduce.ROWS if model not in run)
     return told + (f"\n\nNot run here: {missing}." if missing else "")
 
@@ -162,7 +158,7 @@ def how_it_was_made(studies):
                 told += tuple(config["machine"].get(name, "-") for name in MACHINE)
                 groups.setdefault((*told, config["code"]["models.py"][:8]), set()).add(config["settings"]["seed"])
             rows += [[model + what, tables.ranges(sorted(groups[told])), *told] for told in sorted(groups, key=str)]
-    return table(["model", "seeds", "epochs", "not the default", *MACHINE, "models.py"], rows)
+    return tables.markdown_rows(["model", "seeds", "epochs", "not the default", *MACHINE, "models.py"], rows)
 
 
 def printed(*arguments):
@@ -188,7 +184,7 @@ def confusion_rates(runs, model):
         return f"{rates[true, said]:.0f}" + (f" ({100 * float(paper):.0f})" if paper else "")
 
     numbers = range(len(summary.classes))
-    return table(
+    return tables.markdown_rows(
         [f"{model}: true, down; recognised, across", *summary.classes],
         [[summary.classes[true], *(cell(true, said) for said in numbers)] for true in numbers],
     )
@@ -203,7 +199,7 @@ def by_fold(runs):
                 of_fold = hits.setdefault(fold.config["settings"]["fold_name"], {}).setdefault(model, [])
                 of_fold.append(100 * float((fold.scores.argmax(1) == fold.labels).mean()))
     rows = [[name, *(spread(of_fold.get(model, ())) for model in models)] for name, of_fold in hits.items()]
-    return table([f"tested {runs.protocol}", *models], rows)
+    return tables.markdown_rows([f"tested {runs.protocol}", *models], rows)
 
 
 def learning(runs, model):
@@ -224,7 +220,7 @@ def learning(runs, model):
         both = [spread(pooled(held, name, at).values()) for name in ("held", "test")]
         rows.append([epochs[at], f"{loss:.3f}", spread(pooled(last, "test", at).values()), *both])
     header = [f"{model}{which}: epoch", "training loss" if last else "training loss, trained without them", "test WAR"]
-    return table([*header, "held-out WAR, trained without them", "test WAR, trained without them"], rows)
+    return tables.markdown_rows([*header, "held-out WAR, trained without them", "test WAR, trained without them"], rows)
 
 
 # ----------------------------------------------------------------------------------------- comparisons
@@ -273,11 +269,6 @@ def made_by(runs, model):
     return whole_folds(runs, model)[0].config["settings"]
 
 
-def apart(wanted, told):
-    """Names of the settings in which two studies differ, of those that must be the same."""
-    return results.differing(wanted, told, ASIDE)
-
-
 def with_flags(settings, model, flags):
     """The settings of a model, those of `flags` as these set them."""
     names = {flag[2:].replace("-", "_") for flag in flags if flag.startswith("--")}
@@ -324,11 +315,11 @@ def ablations(runs):
         for model, ours in told.items():
             both = made_by(runs, full), made_by(runs, model)
             has = {name: value for name, value in both[0].items() if model in train.OPEN.get(name, (model,))}
-            if names := apart(has | dict(model=model), both[1]):
+            if names := results.differing(has | dict(model=model), both[1], ASIDE):
                 lines.append([model, full, f"differs in {', '.join(names)}: not compared", *[""] * 4])
             else:
                 lines.append(line_of(model, full, columns_beside(ours, usual, both)))
-    return table(["model", "beside", "seeds", *QUANTITIES, CHOSEN], lines) if lines else ""
+    return tables.markdown_rows(["model", "beside", "seeds", *QUANTITIES, CHOSEN], lines) if lines else ""
 
 
 def studies(runs):
@@ -351,7 +342,7 @@ def sensitivity(runs):
             if model not in usual or not whole_folds(other, model):
                 continue
             both = with_flags(made_by(runs, model), model, flags), made_by(other, model)
-            if names := apart(*both):
+            if names := results.differing(*both, ASIDE):
                 rows.append([name, model, f"differs in {', '.join(names)} too: not compared", *[""] * 4])
                 continue
             ours = at_end(other, model, epoch)
@@ -370,7 +361,9 @@ def sensitivity(runs):
     for what, names in ("Not so", verdicts[False]), ("Too few runs to say", verdicts[None]):
         verdict += f" {what}: {', '.join(names)}." if names else ""
     made = how_it_was_made({f": {setting}": other for setting, other, *_, epoch in studied if not epoch})
-    return "\n\n".join([table(["setting", "model", "seeds", *QUANTITIES, CHOSEN], defaults + rows), verdict, made])
+    return "\n\n".join(
+        [tables.markdown_rows(["setting", "model", "seeds", *QUANTITIES, CHOSEN], defaults + rows), verdict, made]
+    )
 
 
 # ------------------------------------------------------------------------------------------- the report
@@ -432,14 +425,13 @@ def sections(runs):
             if other is not runs and (compared := ablations(other)):
                 yield f"The same, all of them with {setting}:"
                 yield compared
-    if trained := [model for model in reproduce.ROWS if any(runs.counted(model, track) for track in results.TRAINED)]:
-        yield "## Learning curves"
-        yield from (learning(runs, model) for model in trained)
+    yield "## Learning curves"
+    yield from (learning(runs, model) for model in runs.begun())
 
 
 def report(folder, db, options):
     yield from title_page(db, folder, options)
-    of_protocols = [runs for protocol in reproduce.DATABASES[db] if (runs := Runs(folder, db, protocol)).any()]
+    of_protocols = [runs for protocol in reproduce.DATABASES[db] if (runs := Runs(folder, db, protocol)).begun()]
     if not of_protocols:
         raise protocols.UsageError(f"{folder / db}: holds no predictions; first run benchmarks/reproduce.py")
     for runs in of_protocols:

@@ -137,12 +137,14 @@ def check_results(db, planned, options):
         path = folder / db / f"{config.model}-{config.protocol}.json"
         if not path.exists():
             continue
-        there = archive.read(path, archive.ARCHIVE)["shared"]["settings"]
-        for name, value in dict(train.settings_of(config, config.model), eval_every=config.eval_every).items():
-            if there.get(name) != value:
-                raise protocols.UsageError(
-                    f"{path}: is of {name} {there.get(name)}, not {value}; name another --results, or remove it"
-                )
+        told = archive.read(path, archive.ARCHIVE)["shared"]["settings"]
+        there = {name: value for name, value in told.items() if name in (*train.ALWAYS, *train.OPEN, "eval_every")}
+        wanted = dict(train.settings_of(config, config.model), eval_every=config.eval_every)
+        if differs := results.differing(wanted, there, aside=()):
+            was, now = (one.get(differs[0], "as usual") for one in (there, wanted))
+            raise protocols.UsageError(
+                f"{path}: is of {differs[0]} {was}, not {now}; name another --results, or remove it"
+            )
 
 
 def parse_command_line(arguments=None):

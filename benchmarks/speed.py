@@ -43,6 +43,7 @@ import engine
 import features
 import models
 import results
+import tables
 import train
 
 CLASSES = 6
@@ -121,11 +122,11 @@ def noise(front_end, number, device):
     return engine.Data(database, heard, segments.to(device), labels.to(device), torch.arange(number, device=device))
 
 
-def settings_of(name, **other):
+def settings_of(name):
     recipe = train.RECIPES[name]
     front_end = asdict(features.FRONT_ENDS[recipe.front_end])
-    told = dict(model=name, seed=0, front_end=front_end, normalization="none", epochs=1, eval_every=0)
-    return dict(told, batch_size=recipe.batch_size, lr=recipe.lr, precision="float32") | other
+    told = dict(model=name, seed=0, front_end=front_end, normalization="none", precision="float32")
+    return dict(told, batch_size=recipe.batch_size, lr=recipe.lr)
 
 
 def trainings(data, settings, kind, folds):
@@ -135,17 +136,18 @@ def trainings(data, settings, kind, folds):
 
 
 def our_loop(data, settings, kind, folds=1):
-    """Seconds per step of one fold with `folds` at once, its losses, and the seconds of the first epoch."""
+    """Seconds per step of one fold with `folds` at once, and the seconds of the first epoch."""
     runs, spent = trainings(data, settings, kind, folds), []
     for _ in range(2):
         start = time.perf_counter()
         for run in runs:
             run.begin_epoch()
-        losses = [run.end_epoch() for run in runs]
+        for run in runs:
+            run.end_epoch()
         spent.append(time.perf_counter() - start)
     for run in runs:
         run.leave()  # so that its stack is free
-    return spent[1] / len(runs[0].sizes), losses[0], spent[0]
+    return spent[1] / len(runs[0].sizes), spent[0]
 
 
 def in_order(segments, seed, epoch):
@@ -234,8 +236,7 @@ def demand(name):
 
 
 def table(header, rows):
-    lines = ["| " + " | ".join(map(str, cells)) + " |" for cells in (header, ["---:"] * len(header), *rows)]
-    return "\n".join([*lines, ""])
+    return tables.markdown_rows(header, rows) + "\n"
 
 
 def loops_of(options):
@@ -263,7 +264,7 @@ def compare(options, name, rates, bandwidth):
             if device == "cuda":
                 torch.cuda.reset_peak_memory_stats()
             kind, precision, folds = how
-            spent, _, first = our_loop(data, settings | dict(precision=precision), kind, folds)
+            spent, first = our_loop(data, settings | dict(precision=precision), kind, folds)
             ours[how].append(spent / folds)
             begun.setdefault(how, max(0.0, first - spent * steps))
             peaks[how] = torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else None
@@ -299,7 +300,7 @@ def growth(options, name, kind):
         *((1, part, steps * size) for part in (size // 4, size * 2)),
         *((1, size, times * steps * size) for times in (2, 4)),
     ):
-        spent, _, _ = our_loop(noise(front_end, count, device), settings | dict(batch_size=batch), kind, folds)
+        spent, _ = our_loop(noise(front_end, count, device), settings | dict(batch_size=batch), kind, folds)
         epoch = spent * -(-count // batch)
         rows.append([name, folds, batch, count, f"{epoch:.2f}", f"{1e6 * epoch / folds / count:.0f}"])
     return rows
@@ -355,7 +356,7 @@ def report(options):
     yield f"# Training speed on {chip}\n"
     told = f"Python {platform.python_version()}, torch {torch.__version__}, NumPy {np.__version__}"
     command = shlex.join(["python", "benchmarks/speed.py", *sys.argv[1:]])
-    yield f"{told}, {time.strftime('%Y-%m-%d')}; `{command}`" + ("; --deterministic" if options.deterministic else "")
+    yield f"{told}, {time.strftime('%Y-%m-%d')}; `{command}`"
     rates, bandwidth = ceilings(device)
     told = ", ".join(f"{rate / 1e12:.2f} TFLOP/s in {precision}" for precision, rate in rates.items())
     yield f"Large product: {told}; large copy: {bandwidth / 1e9:.0f} GB/s.\n"

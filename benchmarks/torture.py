@@ -25,6 +25,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -91,8 +92,6 @@ def make_corpus(root):
 
 def contents(runs):
     """Everything of a run that must be the same bits: {file: content}."""
-    import torch
-
     found = {}
     for path in sorted(Path(runs).glob("*/*/*/*/fold*/*")):
         name = str(path.relative_to(runs))
@@ -111,7 +110,7 @@ def contents(runs):
 # ------------------------------------------------------------------------------------------------- kills
 
 
-def kill(count, seed, folder, say=print):
+def kill(count, seed, folder):
     """Faults of `count` kills."""
     manifest = make_corpus(folder / "corpus")
     base = ["--db", manifest, *SETTINGS, "--epochs", "3", "--track", "all", "--runs"]
@@ -139,19 +138,15 @@ def kill(count, seed, folder, say=print):
         if code or found.keys() != expected.keys():
             faults.append(f"round {rounds}: exit {code} {error}, {len(found)} of {len(expected)} files")
         faults += [f"round {rounds}: {name} differs" for name in found if found[name] != expected.get(name)]
-        left = [str(path) for path in runs.rglob(".*")] + [str(path) for path in cache_of(folder).glob(".*")]
+        left = [str(path) for path in runs.rglob(".*")] + [str(path) for path in (folder / "cache").glob(".*")]
         faults += [f"round {rounds}: left {path}" for path in left]
         shutil.rmtree(runs, ignore_errors=True)
-    say(f"{kills} kills in {rounds} rounds of 8 folds, {len(faults)} faults")
+    print(f"{kills} kills in {rounds} rounds of 8 folds, {len(faults)} faults")
     return faults
 
 
 def marked(runs):
     return list(Path(runs).glob(f"*/*/*/*/fold*/{results.MARKER}"))
-
-
-def cache_of(folder):
-    return Path(os.environ.get("SER_CACHE", folder))
 
 
 # --------------------------------------------------------------------------------------------- mutations
@@ -210,6 +205,9 @@ def stop_after_an_epoch(arguments):
     train.main(arguments)
 
 
+CLAIMS = "utterances recordings epochs seed fold model normalization batch_size".split()
+
+
 class Target:
     """What the mutations start from: a corpus, a finished run and one in training, restored before each."""
 
@@ -219,7 +217,6 @@ class Target:
         self.folder = folder
         self.manifest = make_corpus(folder / "corpus")
         self.base = ["--db", self.manifest, "--fold", "1", *SETTINGS, "--epochs", "1"]
-        os.environ["SER_CACHE"] = str(folder / "cache")
         assert run(train.main, [*self.base, "--runs", folder / "runs"])[0] == 0
         self.expected = self.figures()
         self.longer = [*self.base[:-1], "2", "--runs", folder / "half"]  # two epochs, stopped after the first
@@ -234,24 +231,17 @@ class Target:
             shutil.copytree(self.folder / f"sound-{name}", self.folder / name)
 
     def figures(self):
-        """What the tables are made of: {fold folder: (claims, scores)} of the finished folds."""
+        """What the tables are made of: {fold folder: (claims, utterances, scores)} of the finished folds."""
         found = {}
         for *_, folder in results.find_folds(self.folder / "runs"):
             if results.is_done(folder):
                 fold = results.read_fold(folder)
-                claims = {
-                    name: fold.config["settings"][name]
-                    for name in ("utterances", "recordings", "epochs", "seed", "fold", "model")
-                }
-                claims["normalization"] = (
-                    fold.config["settings"]["normalization"],
-                    fold.config["settings"]["batch_size"],
-                )
+                claims = [fold.config["settings"][name] for name in CLAIMS]
                 found[str(folder)] = (claims, fold.ids, fold.scores.tobytes())
         return found
 
 
-def mutate(count, seed, folder, say=print):
+def mutate(count, seed, folder):
     """Faults of `count` mutated inputs."""
     target, draw, faults, outcomes = Target(folder), random.Random(seed), [], {}
     for number in range(count):
@@ -305,14 +295,14 @@ def mutate(count, seed, folder, say=print):
                 faults.append(f"{place}: wrote {stray.name} outside its folders")
             shutil.rmtree(stray)
     table = ", ".join(f"{what} exit {code}: {n}" for (what, code), n in sorted(outcomes.items()))
-    say(f"{count} mutations ({table}), {len(faults)} faults")
+    print(f"{count} mutations ({table}), {len(faults)} faults")
     return faults
 
 
 # --------------------------------------------------------------------------------------------------- disk
 
 
-def disk(seed, folder, say=print):
+def disk(folder):
     """Faults of a run that finds no room for its files, and of the same run after room is made."""
     manifest = make_corpus(folder / "corpus")
     base = ["--db", manifest, "--fold", "1", *SETTINGS, "--epochs", "2", "--runs"]
@@ -332,7 +322,7 @@ def disk(seed, folder, say=print):
         code, error = run(train.main, [*base, runs])
         if code or contents(runs) != contents(folder / "expected") or list(runs.rglob(".*")):
             faults.append(f"limit {limit}: after room was made: exit {code} {error[:300]}, or other bits, or leftovers")
-    say(f"4 file-size limits, {len(faults)} faults")
+    print(f"4 file-size limits, {len(faults)} faults")
     return faults
 
 
@@ -345,8 +335,6 @@ def main():
     parser.add_argument("--count", type=int, default=50, help="kills or mutations")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    import torch
-
     torch.set_num_threads(1)  # forked processes cannot use the threads of their parent
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -354,7 +342,7 @@ def main():
         (folder / "here").mkdir()
         os.chdir(folder / "here")
         if options.what == "disk":
-            faults = disk(options.seed, folder)
+            faults = disk(folder)
         else:
             faults = (kill if options.what == "kill" else mutate)(options.count, options.seed, folder)
     print(*faults, sep="\n")

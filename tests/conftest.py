@@ -2,12 +2,31 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
+import engine
 import evaluate
 import results
+import significance
 from benchmarks import synthetic
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_fsync():
+    """Nothing here survives a power cut, in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda file: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def few_resamples():
+    """Intervals are measured in their own tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(significance, "RESAMPLES", 200)
+        yield
 
 
 def command(main, *arguments):
@@ -30,6 +49,34 @@ def quiet_machine(tmp_path_factory):
     yield
     torch.set_num_threads(threads)
     patch.undo()
+
+
+def stop_before(epoch, patch):
+    """Ctrl-C once that many epochs of a fold are done, until the patch is undone."""
+    begin_epoch = engine.Training.begin_epoch
+
+    def stopping(self, report):
+        if self.epoch == epoch:
+            raise KeyboardInterrupt
+        begin_epoch(self, report)
+
+    patch.setattr(engine.Training, "begin_epoch", stopping)
+
+
+def log_of(folder):
+    """(epochs, columns) of the training log."""
+    return np.loadtxt(folder / "log.csv", delimiter=",", skiprows=1, ndmin=2)
+
+
+def outcome(folder):
+    """All of a fold that must be the same bits, however it came about."""
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    return (
+        (folder / "predictions.csv").read_bytes(),
+        log_of(folder)[:, :2].tobytes(),
+        {name: value.tobytes() for name, value in results.read_epochs(folder).items()},
+        {name: value.numpy().tobytes() for name, value in state["model"].items()},
+    )
 
 
 def first_two(lines):
@@ -59,6 +106,7 @@ def run(capsys):
     """Exit code, output and errors of evaluate.py."""
 
     def call(*arguments):
+        capsys.readouterr()
         return command(evaluate.main, *arguments), *capsys.readouterr()
 
     return call

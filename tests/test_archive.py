@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from test_evaluate import ANSWERS, BY_EPOCH, EARLIER, change, fold_of, ours, reseal, write_run
-from test_evaluate import quick  # noqa: F401, a fixture
 
 import archive
 import audit
@@ -22,6 +21,7 @@ import protocols
 import results
 import tables
 
+pytestmark = pytest.mark.usefixtures("few_resamples")
 ALL = ("--track", "all")
 SIGNIFICANCE = ("--table", "significance", "--models", "tft", "atfnn")
 

@@ -1,23 +1,17 @@
 """benchmarks/branches.py: a branch that is cut off decides nothing, one that is not does; and the command."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from conftest import command
 
-PROJECT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(PROJECT / "benchmarks"))
-
-import branches
 import engine
 import features
 import predict
 import protocols
 import results
 import train
-from benchmarks import synthetic
+from benchmarks import branches
 
 
 @pytest.fixture
@@ -50,17 +44,22 @@ def test_with_sharp_attention_queries_and_keys_decide(network):
     assert min(shifts) > 0.1 and entropy < 0.5
 
 
-def test_the_command_hears_each_finished_fold(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("SER_CACHE", str(tmp_path / "cache"))
-    synthetic.write_corpus("manifest", tmp_path / "small")
-    manifest = tmp_path / "small" / "manifest.csv"
-    lines = manifest.read_text().splitlines()
-    kept = [line for line in lines[1:] if line.split(",")[0].endswith("_01.wav")]
-    manifest.write_text("\n".join([lines[0], *kept]) + "\n")
+@pytest.mark.parametrize("alike, other", [(0, 1), (1, 0)])  # q, or k, is that of one segment everywhere
+def test_what_is_alike_for_all_segments_costs_nothing_to_exchange(alike, other, network):
+    with torch.inference_mode():
+        network.joint_encoder.attention.in_proj_weight[:40] *= 10
+        given = list(parts(network)[:3])
+        given[alike] = given[alike][:1].expand_as(given[alike])
+        labels = branches.decide(network, *given).argmax(1)
+        accuracies, shifts, _ = branches.exchanged(network, *given, labels)
+    assert shifts[alike] < 1e-5 < 0.1 < shifts[other] and accuracies[1] < 1
+
+
+def test_the_command_hears_each_finished_fold(corpus, quiet_machine, tmp_path, capsys):
+    manifest = corpus / "small.csv"
     runs = ["--db", str(manifest), "--runs", str(tmp_path / "runs")]
-    with pytest.raises(SystemExit) as stop, results.plain_errors("branches.py", "nothing is lost"):
-        branches.main(runs)
-    assert stop.value.code == 2 and "has no finished fold of manifest, tft" in capsys.readouterr().err
+    assert command(branches.main, *runs) == results.EXIT_USAGE
+    assert "has no finished fold of small, tft" in capsys.readouterr().err
     for fold in ("1", "2"):
         train.main([*runs, "--fold", fold, "--epochs", "1", "--device", "cpu", "--batch-size", "8"])
     capsys.readouterr()
@@ -70,11 +69,15 @@ def test_the_command_hears_each_finished_fold(tmp_path, monkeypatch, capsys):
     assert [(name, row[0]) for name, row in told.items()][:3] == [("untrained", "0"), ("0,1", "1"), ("0,2", "1")]
     first, second, mean = (np.array(told[name][-10:], float) for name in ("0,1", "0,2", "mean"))
     np.testing.assert_allclose(mean, (first + second) / 2, atol=0.11)
-    folder = results.fold_folder(tmp_path / "runs", "manifest", "tft", "speaker", 0, 2)
+    folder = results.fold_folder(tmp_path / "runs", "small", "tft", "speaker", 0, 2)
     model, database = predict.load_model(folder, "cpu"), protocols.open_database(str(manifest))
     data = engine.to_device(database, train.load_features(database, model.front_end), "cpu")
     with torch.inference_mode():  # the whole network, instead of its parts
         said = model.network(engine.gather(data, model.normalization, torch.arange(len(data.segments)))).argmax(1)
     tested = database.speakers[data.utterance_of] == "S2"
     right = (said == data.labels).numpy()
-    assert [second[0], second[3]] == pytest.approx([100 * right[~tested].mean(), 100 * right[tested].mean()], abs=0.05)
+    assert [second[0], second[3]] == pytest.approx([100 * right[~tested].mean(), 100 * right[tested].mean()], abs=0.051)
+    seed = ["--seed", "1", "--overlap", "0.5"]
+    train.main([*runs, *seed, "--fold", "1", "--epochs", "1", "--device", "cpu", "--batch-size", "8"])
+    assert command(branches.main, *runs) == results.EXIT_USAGE
+    assert "differs from" in (error := capsys.readouterr().err) and "in overlap" in error

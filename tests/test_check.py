@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from conftest import command
 
 import check
 import protocols
@@ -24,13 +25,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 def run_check(capsys, *arguments):
     """Exit code and lines of the check."""
     capsys.readouterr()
-    try:
-        with results.plain_errors("protocols.py"):
-            check.main(["--check", *map(str, arguments)])
-        code = 0
-    except SystemExit as stop:
-        code = stop.code
-    told = capsys.readouterr()
+    code, told = command(check.main, "--check", *arguments), capsys.readouterr()
     return code, told.out.splitlines(), told.err.splitlines()
 
 
@@ -82,12 +77,13 @@ def test_every_fault_is_told_in_a_line_of_its_own(own, capsys):
     root = own.parent
     (root / "empty.wav").touch()
     (root / "text.wav").write_text("no audio")
+    (root / "text.raw").write_text("no audio")  # soundfile asks for its rate
     soundfile.write(root / "silent.wav", np.zeros(16_000), 16_000)
-    bad = ["empty.wav", "text.wav", "silent.wav", "missing.wav"]
+    bad = ["empty.wav", "text.wav", "text.raw", "silent.wav", "missing.wav"]
     add(own, *(f"{name},sad,a" for name in bad))
     code, out, _ = run_check(capsys, "--db", own)
     faults = starting(out, "fault")
-    assert code == results.EXIT_DATA and len(faults) == 4 and "4 faults" in out[-1]
+    assert code == results.EXIT_DATA and len(faults) == 5 and "5 faults" in out[-1]
     for name in bad:
         assert sum(name in line for line in faults) == 1
 

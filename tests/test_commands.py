@@ -38,53 +38,41 @@ def run_train(*arguments):
     return command(train.main, *arguments)
 
 
-def run_evaluate(*arguments):
-    return command(evaluate.main, *arguments)
-
-
 def load(database, front_end):
     return engine.to_device(database, train.load_features(database, features.FRONT_ENDS[front_end]), "cpu")
-
-
-def table(capsys, *arguments):
-    """Rows that evaluate.py prints as JSON."""
-    capsys.readouterr()
-    assert run_evaluate(*arguments, "--format", "json") == 0
-    return json.loads(capsys.readouterr().out)
 
 
 # ------------------------------------------------------------------------------------------ end to end
 
 
 @pytest.mark.parametrize("layout, folds", [("iemocap", 10), ("casia", 4), ("abc", 8), ("emodb", 10), ("ravdess", 24)])
-def test_every_layout_goes_from_recordings_to_a_table(layout, folds, tmp_path, capsys):
+def test_every_layout_goes_from_recordings_to_a_table(layout, folds, tmp_path, run, rows, capsys):
     synthetic.write_corpus(layout, tmp_path / layout)
     runs = tmp_path / "runs"
     base = ["--db", layout, "--root", tmp_path / layout, "--model", "atnn", "--fold", "2", "--runs", runs, *QUICK]
     assert run_train(*base) == results.EXIT_DATA  # counts differ from the published ones
     assert "--partial" in capsys.readouterr().err
     assert run_train(*base, "--partial") == 0
-    rows = table(capsys, "--runs", runs, "--db", layout, "--table", "ablation")
-    row = next(row for row in rows if row["model"] == "atnn")
+    told = rows("--runs", runs, "--db", layout, "--table", "ablation")
+    row = next(row for row in told if row["model"] == "atnn")
     assert (row["folds_done"], row["folds_total"], row["partial"]) == (1, folds, True)
     fold = results.read_fold(results.fold_folder(runs, layout, "atnn", "speaker", 0, 2))
     assert row["utterances"] == len(fold.ids) > 0
-    assert run_evaluate("--runs", runs, "--db", layout) == 0
-    text = capsys.readouterr().out
-    assert f"incomplete: only 1/{folds} folds" in text and "partial database" in text
+    code, text, _ = run("--runs", runs, "--db", layout)
+    assert code == 0 and f"incomplete: only 1/{folds} folds" in text and "partial database" in text
 
 
-def test_every_model_and_every_fold_reach_the_tables(corpus, tmp_path, capsys):
+def test_every_model_and_every_fold_reach_the_tables(corpus, tmp_path, run, rows, capsys):
     runs = tmp_path / "runs"
     db = corpus / "small.csv"
     assert run_train("--db", db, "--model", "all", "--fold", "1", "--runs", runs, *QUICK) == 0
     assert run_train("--db", db, "--model", "tft", "--runs", runs, *QUICK) == 0
     assert "1 of 4 folds are already done" in capsys.readouterr().out
-    rows = table(capsys, "--runs", runs, "--db", "small")
-    assert {row["table"] for row in rows} == {"databases", "comparison", "ablation"}
-    done = {row["model"]: row["folds_done"] for row in rows if row["table"] == "ablation"}
+    told = rows("--runs", runs, "--db", "small")
+    assert {row["table"] for row in told} == {"databases", "comparison", "ablation"}
+    done = {row["model"]: row["folds_done"] for row in told if row["table"] == "ablation"}
     assert done == {name: 4 if name == "tft" else 1 for name in train.RECIPES}
-    tft = next(row for row in rows if row.get("model") == "tft")
+    tft = next(row for row in told if row.get("model") == "tft")
     # the same by hand, from the saved scores alone
     right, recalls = [], {}
     for number in range(1, 5):
@@ -99,47 +87,38 @@ def test_every_model_and_every_fold_reach_the_tables(corpus, tmp_path, capsys):
     assert tft["uar"] == pytest.approx(100 * np.mean([np.mean(hits) for hits in recalls.values()]))
     assert "epochs 1 instead of 1000" in tft["notes"]
     for style in tables.FORMATS:
-        assert run_evaluate("--runs", runs, "--format", style) == 0
-        out = capsys.readouterr().out
-        assert "74.43" in out and out.count("\n") > 30
-    assert run_evaluate("--runs", runs) == 0
-    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+        code, out, _ = run("--runs", runs, "--format", style)
+        assert code == 0 and "74.43" in out and out.count("\n") > 30
+    code, out, _ = run("--runs", runs)
+    assert code == 0 and max(map(len, out.splitlines())) <= 80
 
 
-def test_sessions_are_left_out_on_wish(tmp_path, capsys):
+def test_sessions_are_left_out_on_wish(tmp_path, rows):
     synthetic.write_corpus("iemocap", tmp_path / "iemocap")
     arguments = ["--root", tmp_path / "iemocap", "--partial", "--protocol", "session", "--fold", "3", "--model", "atnn"]
     assert run_train("--db", "iemocap", *arguments, "--runs", tmp_path, *QUICK) == 0
     fold = results.read_fold(results.fold_folder(tmp_path, "iemocap", "atnn", "session", 0, 3))
     assert fold.config["test_speakers"] == ["3F", "3M"]
     assert not set(fold.config["train_speakers"]) & {"3F", "3M"}
-    rows = table(capsys, "--runs", tmp_path, "--table", "ablation", "--protocol", "session", "--db", "iemocap")
-    assert next(row for row in rows if row["model"] == "atnn")["folds_total"] == 5
+    told = rows("--runs", tmp_path, "--table", "ablation", "--protocol", "session", "--db", "iemocap")
+    assert next(row for row in told if row["model"] == "atnn")["folds_total"] == 5
 
 
-def test_the_synthetic_corpus_is_made_on_first_use(tmp_path, monkeypatch, capsys):
+def test_the_synthetic_corpus_is_made_on_first_use(tmp_path, monkeypatch, run):
     monkeypatch.setenv("SER_DATA", str(tmp_path / "data"))
     monkeypatch.chdir(tmp_path)
     assert run_train("--model", "atnn", "--fold", "S2", *QUICK) == 0
-    assert run_evaluate("--table", "databases", "--db", "synthetic") == 0
-    assert "utterances" in capsys.readouterr().out
+    code, out, _ = run("--table", "databases", "--db", "synthetic")
+    assert code == 0 and "utterances" in out
     assert (tmp_path / "runs/synthetic/atnn/speaker/seed0/fold2/done.json").exists()
 
 
-def test_several_seeds_give_mean_and_deviation(corpus, tmp_path, capsys):
+def test_several_seeds_give_mean_and_deviation(corpus, tmp_path, rows):
     db = corpus / "small.csv"
     assert run_train("--db", db, "--model", "atnn", "--seed", "0-1", "--runs", tmp_path, *QUICK) == 0
-    both = next(
-        row for row in table(capsys, "--runs", tmp_path, "--db", db, "--table", "ablation") if row["model"] == "atnn"
-    )
-    each = [
-        next(
-            row
-            for row in table(capsys, "--runs", tmp_path, "--db", db, "--table", "ablation", "--seed", seed)
-            if row["war"]
-        )
-        for seed in (0, 1)
-    ]
+    how = ("--runs", tmp_path, "--db", db, "--table", "ablation")
+    both = next(row for row in rows(*how) if row["model"] == "atnn")
+    each = [next(row for row in rows(*how, "--seed", seed) if row["war"]) for seed in (0, 1)]
     assert both["seeds"] == [0, 1] and both["folds_done"] == 4
     assert both["war"] == pytest.approx(np.mean([row["war"] for row in each]))
     assert both["uar_std"] == pytest.approx(np.std([row["uar"] for row in each], ddof=1))
@@ -147,14 +126,6 @@ def test_several_seeds_give_mean_and_deviation(corpus, tmp_path, capsys):
 
 
 # ------------------------------------------------------------------- what training may depend on
-
-
-def test_repeating_a_command_gives_the_same_bits(corpus, tmp_path):
-    told = []
-    for runs in (tmp_path / "a", tmp_path / "b"):
-        assert run_train("--db", corpus / "small.csv", "--fold", "S3", "--runs", runs, *QUICK) == 0
-        told.append((results.fold_folder(runs, "small", "tft", "speaker", 0, 3) / "predictions.csv").read_bytes())
-    assert told[0] == told[1]
 
 
 @pytest.mark.parametrize("track", results.TRAINED)
@@ -255,7 +226,7 @@ def test_every_training_segment_is_seen_once_an_epoch_and_no_other(corpus, monke
 
 
 def test_help_does_not_wait_for_torch():
-    told = "import sys, train, evaluate; assert 'torch' not in sys.modules and 'scipy.signal' not in sys.modules"
+    told = "import sys, train, evaluate, predict, check; assert 'torch' not in sys.modules and 'scipy.signal' not in sys.modules"
     subprocess.run([sys.executable, "-c", told], cwd=PROJECT, check=True)
 
 
@@ -357,37 +328,33 @@ def test_a_run_with_other_settings_or_other_recordings_is_not_overwritten(copy, 
 
 
 @pytest.mark.parametrize("name", ["predictions.csv", "config.json", "done.json", "checkpoint.pt"])
-def test_a_fold_that_was_damaged_is_not_counted_and_is_trained_again(name, corpus, tmp_path, capsys):
+def test_a_fold_that_was_damaged_is_not_counted_and_is_trained_again(name, corpus, tmp_path, run):
     base = ["--db", corpus / "small.csv", "--model", "atnn", "--fold", "1", "--runs", tmp_path, *QUICK]
     assert run_train(*base) == 0
     folder = results.fold_folder(tmp_path, "small", "atnn", "speaker", 0, 1)
     whole = (folder / "predictions.csv").read_bytes()
     path = folder / name
     path.write_bytes(path.read_bytes()[:-30])
-    capsys.readouterr()
-    assert run_evaluate("--runs", tmp_path, "--table", "ablation", "--format", "json") == 0
-    told = capsys.readouterr()
-    assert all(row["war"] is None for row in json.loads(told.out)) and str(folder) in told.err
+    code, out, error = run("--runs", tmp_path, "--table", "ablation", "--format", "json")
+    assert code == 0 and all(row["war"] is None for row in json.loads(out)) and str(folder) in error
     assert run_train(*base) == 0
     assert (folder / "predictions.csv").read_bytes() == whole and results.is_done(folder)
 
 
-def test_results_of_different_experiments_do_not_mix_in_a_row(corpus, tmp_path, capsys):
+def test_results_of_different_experiments_do_not_mix_in_a_row(corpus, tmp_path, run):
     base = ["--db", corpus / "small.csv", "--model", "atnn", "--runs", tmp_path, "--device", "cpu"]
     assert run_train(*base, "--fold", "1", "--epochs", "1") == 0
     assert run_train(*base, "--fold", "2", "--epochs", "2") == 0
-    capsys.readouterr()
-    assert run_evaluate("--runs", tmp_path) == results.EXIT_USAGE
-    assert "epochs" in capsys.readouterr().err
+    code, _, error = run("--runs", tmp_path)
+    assert code == results.EXIT_USAGE and "epochs" in error
 
 
-def test_evaluate_without_runs_shows_what_was_published(tmp_path, capsys):
+def test_evaluate_without_runs_shows_what_was_published(tmp_path, run, rows):
     (tmp_path / "none").mkdir()
-    rows = table(capsys, "--runs", tmp_path / "none")
-    figures = [row for row in rows if row["table"] != "databases"]
+    figures = [row for row in rows("--runs", tmp_path / "none") if row["table"] != "databases"]
     assert len(figures) == len(evaluate.read_published()) and all(row["war"] is None for row in figures)
-    assert run_evaluate("--runs", tmp_path / "none", "--db", "synthetic") == results.EXIT_USAGE
-    assert capsys.readouterr().err.count("\n") == 1
+    code, _, error = run("--runs", tmp_path / "none", "--db", "synthetic")
+    assert code == results.EXIT_USAGE and error.count("\n") == 1
 
 
 def test_published_figures_agree_wherever_two_tables_show_the_same():
@@ -400,9 +367,3 @@ def test_published_figures_agree_wherever_two_tables_show_the_same():
             assert row["war"] == row["uar"]
     assert len(seen) == 4 * 2 + 4 * 3
     assert set(train.RECIPES) == {model for _, model in seen}
-
-
-def test_every_model_of_the_command_line_can_be_built():
-    import models
-
-    assert set(train.RECIPES) == set(models.MODELS)

@@ -20,10 +20,10 @@ import evaluate
 import features
 import protocols
 import results
-import significance
 import tables
 import train
 
+pytestmark = pytest.mark.usefixtures("few_resamples")
 CLASSES = ("angry", "fear", "happy")
 # Three speakers; each pair is an utterance, its emotion and the answer: aa is angry heard as angry.
 #            correct of all        recalls
@@ -111,15 +111,6 @@ def write_run(runs, answers=ANSWERS[0], name="casia", protocol="speaker", sessio
         tested = sorted(set(database.speakers[fold.test].tolist()))
         epochs = {epoch: " ".join(by_epoch[who][epoch] for who in tested) for epoch in by_epoch[tested[0]]}
         write_fold(runs, database, fold, epochs, len(folds), protocol=protocol, **other)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick():
-    """Nothing here survives a power cut, and the intervals are measured in their own tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", lambda file: None)
-        patch.setattr(significance, "RESAMPLES", 200)
-        yield
 
 
 @pytest.fixture

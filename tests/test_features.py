@@ -420,6 +420,15 @@ def write_with(path, value, place=slice(100, 101)):
     soundfile.write(path, wave, 16000, subtype="FLOAT")
 
 
+def write_endless(path):
+    """Its header promises all the samples that a FLAC can have, 256 GiB of them."""
+    soundfile.write(path, noise(5000), 16000, format="FLAC")
+    data = bytearray(path.read_bytes())
+    data[21] |= 0x0F
+    data[22:26] = b"\xff" * 4
+    path.write_bytes(data)
+
+
 BROKEN = {
     "missing": lambda path: None,
     "no bytes": lambda path: path.write_bytes(b""),
@@ -433,6 +442,7 @@ BROKEN = {
     "cut stereo": lambda path: (soundfile.write(path, np.stack([noise(5000)] * 2, 1), 16000), cut(path, 4000)),
     "cut extensible": lambda path: write_cut(path, format="WAVEX"),
     "cut FLAC": lambda path: write_cut(path, format="FLAC"),
+    "endless FLAC": write_endless,
     "cut after long notes": write_cut_with_long_notes,
     "not a number": lambda path: write_with(path, np.nan),
     "infinite": lambda path: write_with(path, np.inf),
@@ -710,7 +720,7 @@ def test_recordings_are_read_by_several_processes_as_by_one(root, cache, tmp_pat
     monkeypatch.setattr(features, "POOL_BYTES", 0)
     monkeypatch.setattr(features, "CHUNK_FILES", 1)
     with monkeypatch.context() as patch:
-        patch.setattr(features, "extract", None)  # not by this process
+        patch.setattr(features, "read_audio", None)  # not by this process
         pooled = features.load(root, NAMES, TFT, cache, workers=2)
     check(pooled, root, cache, cached=False)
     assert pooled.digest == alone.digest

@@ -35,14 +35,6 @@ EPOCHS = dict(
 BEST = dict(A=1, B=2, C=3)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick():
-    """Nothing here survives a power cut."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", lambda file: None)
-        yield
-
-
 @pytest.fixture
 def drawn(monkeypatch, tmp_path):
     """The figure that the command draws."""
@@ -76,22 +68,18 @@ def watched(tmp_path):
 def log_three_epochs(runs):
     for folder in runs.glob("*/*/*/seed*/fold*"):
         results.write_text(folder / "log.csv", "epoch,loss,seconds\n1,3,1\n2,2,2\n3,1,3\n")
-        marker = results.json.loads((folder / results.MARKER).read_text())
-        results.mark_done(folder, epoch=marker["epoch"], trained_on=marker["trained_on"])
+        reseal(folder)
     return runs
 
 
 @pytest.fixture(scope="module")
-def trained(corpus, tmp_path_factory):
+def trained(corpus, quiet_machine, tmp_path_factory):
     """One epoch of models of both papers: tft on two folds, atfnn and tfnn on one."""
     runs = tmp_path_factory.mktemp("trained")
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SER_CACHE", str(runs / "cache"))
-        how = ["--db", str(corpus / "small.csv"), "--runs", str(runs / "runs"), "--epochs", "1", "--device", "cpu"]
-        for model, fold in (("tft", "1"), ("tft", "2"), ("atfnn", "1"), ("tfnn", "1")):
-            train.main([*how, "--model", model, "--fold", fold, "--batch-size", "32"])
-    return runs / "runs"
+    how = ["--db", str(corpus / "small.csv"), "--runs", str(runs), "--epochs", "1", "--device", "cpu"]
+    for model, fold in (("tft", "1"), ("tft", "2"), ("atfnn", "1"), ("tfnn", "1")):
+        train.main([*how, "--model", model, "--fold", fold, "--batch-size", "32"])
+    return runs
 
 
 def fold_of(trained, model, number=1):
@@ -392,7 +380,7 @@ def test_the_ending_chooses_the_format(name, start, runs, tmp_path, capsys):
     first = out.read_bytes()
     assert first.startswith(start)
     assert command(evaluate.main, "--figure", "confusion", "--runs", runs, "--out", out) == 0
-    assert out.read_bytes() == first and [path.name for path in out.parent.glob("*f*")] in ([out.name], [])
+    assert out.read_bytes() == first and [path.name for path in out.parent.glob("*f*")] == [out.name]
 
 
 def test_a_figure_that_fails_leaves_the_old_one(runs, tmp_path, monkeypatch, capsys):
@@ -442,6 +430,8 @@ def test_mistakes_in_the_command_are_told(runs, watched, complains, tmp_path):
     assert "needs --out" in complains(*confusion, out=None)
     assert "--model: goes with --figure" in complains("--runs", runs, "--model", "tft", out=None)
     assert "--out: goes with --figure" in complains("--runs", runs)
+    assert "--models: goes with --table significance" in complains(*confusion, "--models", "tft", "afnn")
+    assert "--models: goes with --table" in complains("--runs", runs, "--models", "tft", "afnn", out=None)
     assert "goes with --figure confusion" in complains("--figure", "curves", "--runs", runs, "--counts")
     assert "goes with --figure attention" in complains(*confusion, "--utterance", "A/0")
     assert "leave out --audit" in complains(*confusion, "--audit")
@@ -479,6 +469,9 @@ def test_damaged_runs_are_told(runs, watched, complains):
 
 def test_mistakes_in_the_recording_are_told(trained, corpus, complains, tmp_path):
     fold = fold_of(trained, "tft")
+    shutil.copy(corpus / "small.csv", tmp_path / "small.CSV")
+    other = ["--figure", "attention", "--runs", trained, "--model", "tft", "--db", tmp_path / "small.CSV"]
+    assert "no such recording" in complains(*other, "--utterance", fold.ids[0], code=results.EXIT_DATA)
     attention = ["--figure", "attention", "--runs", trained, "--model", "tft"]
     known = [*attention, "--db", corpus / "small.csv", "--utterance", fold.ids[0]]
     untested = fold_of(trained, "tft", 2).speakers[0]

@@ -1,20 +1,14 @@
 """The linear reference of benchmarks/linear.py: what it counts, and that a tested speaker teaches it nothing."""
 
 import shutil
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-PROJECT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(PROJECT / "benchmarks"))
-
 import features
-import linear
 import protocols
-from benchmarks import synthetic
+from benchmarks import linear, synthetic
 
 FRONT_END = features.FRONT_ENDS["tft"]
 

@@ -343,18 +343,6 @@ def test_pooling_equal_rows_has_a_finite_gradient():
 # ------------------------------------------------------------------------------------ parts of ATFNN
 
 
-@pytest.mark.parametrize("group, axis", [((5, 1), 2), ((1, 8), 3)])
-def test_a_gate_weighs_whole_groups_between_zero_and_one(group, axis):
-    layer, x = shaken(models.Gate(group)), 3 * torch.randn(2, 1, 20, 16).double()
-    with torch.no_grad():
-        weight = layer(x)
-        agree(weight, gate(x, layer, *group))
-    groups = weight.unflatten(axis, (-1, max(group)))  # equal within, different between
-    assert (0 < weight).all() and (weight < 1).all()
-    assert torch.equal(groups.amax(axis + 1), groups.amin(axis + 1))
-    assert len(weight.unique()) == weight.numel() // max(group)
-
-
 def attend_slowly(layer, x):
     """What `attend` must equal: torch's attention over the lifted tokens."""
     tokens = layer.lift(x[..., None]).flatten(0, 1)  # (b * t, f, c)

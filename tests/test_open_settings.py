@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import command
+from conftest import command, outcome, stop_before
 from torch.nn.functional import cross_entropy
 
 import engine
@@ -255,35 +255,20 @@ def test_a_speakers_statistics_are_of_its_own_recordings_and_of_no_label(corpus,
         assert torch.equal(one, other)
 
 
-def test_every_table_of_a_speakers_statistics_says_transductive(corpus, tmp_path, capsys):
+def test_every_table_of_a_speakers_statistics_says_transductive(corpus, tmp_path, run, capsys):
     for model in ("atnn", "tft-t+f"):
         arguments = ["--model", model, "--normalization", "speaker" if model == "atnn" else "fold", "--fold", "all"]
         assert run_train(corpus, tmp_path, *arguments) == 0
         assert ("transductive" in capsys.readouterr().out) == (model == "atnn")
-    assert command(evaluate.main, "--runs", tmp_path, "--audit") == 0
-    capsys.readouterr()
-    for table, track in (("ablation", "last"), ("ablation", "all"), ("all", "last"), ("significance", "last")):
+    assert run("--runs", tmp_path, "--audit")[0] == 0
+    compared = ["--table", "significance", "--models", "atnn", "tft-t+f"]
+    for how in (["--table", "ablation"], ["--table", "ablation", "--track", "all"], [], compared):
         for style in tables.FORMATS:
-            how = [
-                "--db",
-                "small",
-                "--table",
-                table,
-                "--track",
-                track,
-                "--format",
-                style,
-                "--models",
-                "atnn",
-                "tft-t+f",
-            ]
-            assert command(evaluate.main, "--runs", tmp_path, *how) == 0
-            assert "transductive" in capsys.readouterr().out
+            code, out, _ = run("--runs", tmp_path, "--db", "small", *how, "--format", style)
+            assert code == 0 and "transductive" in out
     saved = tmp_path / "table.json"
-    assert command(evaluate.main, "--runs", tmp_path, "--db", "small", "--table", "significance", "--models", "atnn",
-                   "tft-t+f", "--format", "json") == 0  # fmt: skip
-    saved.write_text(capsys.readouterr().out)
-    assert command(evaluate.main, "--runs", tmp_path, "--audit", saved) == 0
+    saved.write_text(run("--runs", tmp_path, "--db", "small", *compared, "--format", "json")[1])
+    assert run("--runs", tmp_path, "--audit", saved)[0] == 0
 
 
 def test_new_recordings_have_no_statistics_of_a_speaker(corpus, tmp_path, capsys):
@@ -300,30 +285,17 @@ def test_new_recordings_have_no_statistics_of_a_speaker(corpus, tmp_path, capsys
 # ------------------------------------------------------------------------------------------- dropout
 
 
-def bits(folder):
-    state = torch.load(folder / "checkpoint.pt", weights_only=True)
-    log = [line.split(",")[:2] for line in (folder / "log.csv").read_text().splitlines()]
-    return (folder / "predictions.csv").read_bytes(), log, {k: v.numpy().tobytes() for k, v in state["model"].items()}
-
-
 @pytest.mark.parametrize("model", ["tft-t+f", "atnn", "afnn"])
 def test_with_dropout_a_stopped_fold_goes_on_to_the_same_bits(model, corpus, tmp_path, monkeypatch):
     arguments = ["--model", model, "--dropout", "0.3", "--epochs", "4", "--eval-every", "1", "--save-every", "0"]
     assert run_train(corpus, tmp_path / "whole", *arguments) == 0
-    begin_epoch = engine.Training.begin_epoch
-
-    def stopping(self, report):
-        if self.epoch == 2:
-            raise KeyboardInterrupt
-        begin_epoch(self, report)
-
     with monkeypatch.context() as patch:
-        patch.setattr(engine.Training, "begin_epoch", stopping)
+        stop_before(2, patch)
         assert run_train(corpus, tmp_path / "runs", *arguments) == results.EXIT_INTERRUPTED
     assert (folder_of(tmp_path / "runs", model) / results.STATE).exists()
     torch.rand(7)  # what else was drawn does not matter
     assert run_train(corpus, tmp_path / "runs", *arguments, "--eval-every", "1") == 0
-    assert bits(folder_of(tmp_path / "runs", model)) == bits(folder_of(tmp_path / "whole", model))
+    assert outcome(folder_of(tmp_path / "runs", model)) == outcome(folder_of(tmp_path / "whole", model))
 
 
 def test_with_dropout_folds_trained_at_once_give_the_bits_of_folds_in_turn(corpus, tmp_path):
@@ -331,7 +303,7 @@ def test_with_dropout_folds_trained_at_once_give_the_bits_of_folds_in_turn(corpu
         how = ["--model", "atnn", "--dropout", "0.3", "--epochs", "2", "--fold", "all", "--together", together]
         assert run_train(corpus, tmp_path / str(together), *how) == 0
     for number in range(1, 5):
-        one, other = (bits(folder_of(tmp_path / runs, "atnn", number)) for runs in "13")
+        one, other = (outcome(folder_of(tmp_path / runs, "atnn", number)) for runs in "13")
         assert one == other
 
 

@@ -19,6 +19,7 @@ import pytest
 import soundfile
 import torch
 from conftest import command
+from test_evaluate import reseal
 
 import evaluate
 import features
@@ -178,13 +179,7 @@ def doctor(folder, change):
     state = torch.load(folder / "checkpoint.pt", weights_only=True)
     state = change(state) or state
     torch.save(state, folder / "checkpoint.pt")
-    seal(folder)
-
-
-def seal(folder):
-    marker = json.loads((folder / results.MARKER).read_text())
-    (folder / results.MARKER).unlink()
-    results.mark_done(folder, epoch=marker["epoch"], trained_on=marker["trained_on"])
+    reseal(folder)
 
 
 def refusal(capsys, run, corpus):

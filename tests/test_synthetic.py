@@ -183,43 +183,10 @@ def test_full_segment_totals_are_the_published_ones(layout, segments, seed):
     assert min(u.samples for u in plan) > 0.5 * 16000
 
 
-FULL = {
-    "iemocap": dict(neu=1099, sad=608, ang=289, hap=284),
-    "casia": dict.fromkeys(("angry", "fear", "happy", "neutral", "sad", "surprise"), 200),
-    "abc": dict(aggressive=95, cheerful=105, intoxicated=33, nervous=93, neutral=79, tired=25),
-    "emodb": dict(W=127, L=81, E=46, A=69, F=71, T=62, N=79),
-    "ravdess": dict(neutral=96, calm=192, happy=192, sad=192, angry=192, fearful=192, disgust=192, surprised=192),
-    "manifest": dict(angry=24, happy=24, neutral=24, sad=24),
-}
 SPEAKERS = dict(iemocap=10, casia=4, abc=8, emodb=10, ravdess=24, manifest=4)
 
 
-@pytest.mark.parametrize("layout", FULL)
-def test_full_counts(layout):
-    plan = [u for u in synthetic.plan_corpus(layout, "full") if u.usable]
-    spelt = {"aggressiv": "aggressive", "intoxicate": "intoxicated"}
-    assert Counter(spelt.get(u.label, u.label) for u in plan) == FULL[layout]
-    assert len({u.speaker for u in plan}) == SPEAKERS[layout]
-    assert len({u.path for u in plan}) == len(plan)
-
-
-def test_full_iemocap_speaker_sizes():
-    plan = [u for u in synthetic.plan_corpus("iemocap", "full") if u.usable]
-    assert Counter(u.speaker for u in plan) == {
-        "1F": 217,
-        "1M": 205,
-        "2F": 185,
-        "2M": 208,
-        "3F": 264,
-        "3M": 274,
-        "4F": 149,
-        "4M": 221,
-        "5F": 298,
-        "5M": 259,
-    }
-
-
-@pytest.mark.parametrize("layout", FULL)
+@pytest.mark.parametrize("layout", SPEAKERS)
 @pytest.mark.parametrize("size", ["small", "full"])
 def test_every_speaker_speaks_every_class(layout, size):
     plan = [u for u in synthetic.plan_corpus(layout, size) if u.usable]
@@ -239,7 +206,7 @@ def test_contingency_keeps_both_totals():
 # ---------------------------------------------------------------------------- corpora
 
 
-@pytest.mark.parametrize("layout", FULL)
+@pytest.mark.parametrize("layout", SPEAKERS)
 def test_what_was_planned_is_there_and_readable(corpora, layout):
     root, count = corpora[layout]
     plan = synthetic.plan_corpus(layout)
@@ -304,7 +271,7 @@ def test_iemocap_annotations(corpora):
             assert name.startswith(path.stem + "_") and path.parts[-4] == f"Session{name[4]}"
             about = soundfile.info(root / f"Session{name[4]}/sentences/wav/{path.stem}/{name}.wav")
             assert float(end) - float(start) == pytest.approx(about.duration, abs=2e-4)
-            if "impro" in name and label in FULL["iemocap"]:
+            if "impro" in name and label in synthetic.IEMOCAP:
                 kept.append((name, label))
                 letters.setdefault(path.stem, set()).add(name.split("_")[-1][0])
             else:
@@ -332,7 +299,7 @@ def test_casia_names(corpora):
     assert count == 4 * 6 * 2
     speakers = {"ZhaoZuoxiang", "liuchanhg", "wangzhe", "zhaoquanyin"}
     assert {path.split("/")[0] for path in wavs(root)} == speakers
-    assert {path.split("/")[1] for path in wavs(root)} == set(FULL["casia"])
+    assert {path.split("/")[1] for path in wavs(root)} == set(synthetic.CASIA)
     assert {path.split("/")[2] for path in wavs(root)} == {"201.wav", "202.wav"}
 
 

@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import first_two, write_part
+from conftest import first_two, log_of, outcome, stop_before, write_part
 
 import engine
 import features
@@ -49,21 +50,6 @@ def base(manifest, runs, *more):
 
 def folder_of(runs, model="atnn", seed=0, number=2, track="last"):
     return results.fold_folder(runs, "five", model, "speaker", seed, number, track)
-
-
-def log_of(folder):
-    return np.loadtxt(folder / "log.csv", delimiter=",", skiprows=1, ndmin=2)
-
-
-def outcome(folder):
-    """All of a fold that must be the same bits, however it came about."""
-    state = torch.load(folder / "checkpoint.pt", weights_only=True)
-    return (
-        (folder / "predictions.csv").read_bytes(),
-        log_of(folder)[:, :2].tobytes(),
-        {name: value.tobytes() for name, value in results.read_epochs(folder).items()},
-        {name: value.numpy().tobytes() for name, value in state["model"].items()},
-    )
 
 
 @pytest.fixture(scope="module")
@@ -149,19 +135,9 @@ def test_seeds_give_other_weights_and_other_scores(manifest, tmp_path):
 
 
 def test_the_recipes_are_the_papers():
-    assert all(
-        (r.front_end, r.epochs, r.batch_size, r.lr) == ("tft", 1000, 64, 1e-3)
-        for r in train.RECIPES.values()
-        if r is train.TFT_RECIPE
-    )
-    recipe = train.ATFNN_RECIPE
-    assert (recipe.front_end, recipe.epochs, recipe.batch_size, recipe.lr) == ("atfnn", 100, 128, 5e-4)
-    assert [name for name, recipe in train.RECIPES.items() if recipe is train.ATFNN_RECIPE] == [
-        "atfnn",
-        "afnn",
-        "atnn",
-        "tfnn",
-    ]
+    papers = dict.fromkeys(("tft", "tft-t+f", "tft-t+tf", "tft-f+tf"), ("tft", 1000, 64, 1e-3))
+    papers |= dict.fromkeys(("atfnn", "afnn", "atnn", "tfnn"), ("atfnn", 100, 128, 5e-4))
+    assert {name: (r.front_end, r.epochs, r.batch_size, r.lr) for name, r in train.RECIPES.items()} == papers
 
 
 # ----------------------------------------------------------------------------------- validation track
@@ -234,28 +210,20 @@ def test_a_run_that_was_stopped_in_any_epoch_gives_the_same_bits(
     whole = uninterrupted(*arguments, model=model, track=track)
     arguments += ["--track", track, "--model", model]
     begin_epoch = engine.Training.begin_epoch
-    for stop in (2, 3, 4):
-        calls = []
-
-        def stopping(self, report, calls=calls, stop=stop):
-            calls.append(self.epoch)
-            if self.epoch == stop:
-                raise KeyboardInterrupt
-            begin_epoch(self, report)
-
-        runs = tmp_path / f"stopped{stop}"
-        monkeypatch.setattr(engine.Training, "begin_epoch", stopping)
-        with pytest.raises(KeyboardInterrupt):
+    for stop in (3, 4):  # after an epoch that is not evaluated, and one that is
+        calls, runs = [], tmp_path / f"stopped{stop}"
+        with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:
+            stop_before(stop, patch)
             train.main(base(manifest, runs, *arguments))
         folder = folder_of(runs, model, track=track)
         assert (folder / results.STATE).exists() and not results.is_done(folder)
-        monkeypatch.setattr(
-            engine.Training,
-            "begin_epoch",
-            lambda self, report, calls=calls: calls.append(self.epoch) or begin_epoch(self, report),
-        )
-        calls.clear()
-        train.main(base(manifest, runs, *arguments))
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                engine.Training,
+                "begin_epoch",
+                lambda self, report, calls=calls: calls.append(self.epoch) or begin_epoch(self, report),
+            )
+            train.main(base(manifest, runs, *arguments))
         assert calls == list(range(stop, 5))  # nothing was trained twice
         assert outcome(folder) == whole
         assert not list(folder.parent.rglob(".*"))
@@ -294,18 +262,6 @@ def test_a_damaged_or_hostile_state_starts_the_fold_again(
     assert not (tmp_path / "trapped").exists()
     assert "damaged" in capsys.readouterr().out
     assert outcome(folder) == whole
-
-
-def stop_before(epoch, monkeypatch):
-    """Ctrl-C once that many epochs are done; the patch is to be undone."""
-    begin_epoch = engine.Training.begin_epoch
-
-    def stopping(self, report):
-        if self.epoch == epoch:
-            raise KeyboardInterrupt
-        begin_epoch(self, report)
-
-    monkeypatch.setattr(engine.Training, "begin_epoch", stopping)
 
 
 OF_THREE = "--epochs", 3, "--eval-every", 1, "--save-every", 0
@@ -419,6 +375,36 @@ def test_quiet_says_nothing_but_mistakes(manifest, tmp_path, capsys):
     assert capsys.readouterr() == ("", "") and results.is_done(folder_of(tmp_path))
 
 
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+    def screen(self):
+        lines = []
+        for up, rest in re.findall(r"(?:\x1b\[(\d+)A)?\r\x1b\[J([^\x1b\r]*)", self.getvalue()):
+            lines[len(lines) - int(up or 0) :] = rest.splitlines()
+        return lines
+
+
+def test_a_terminal_shows_a_line_for_each_fold_in_progress_below_those_that_ended(monkeypatch):
+    clock = iter(range(0, 600, 30))
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    out, file = Terminal(), io.StringIO()
+    one, two = train.Progress("one", out), train.Progress("two", out)
+    one.running("1 %"), two.running("2 %"), one.running("3 %")
+    assert out.screen() == ["one: 3 %", "two: 2 %"]
+    one.line("done")
+    assert out.screen() == ["one: done", "two: 2 %"]
+    two.line("done")
+    assert out.screen() == ["one: done", "two: done"] and not train.Progress.board
+    plain = train.Progress("plain", file)
+    for percent in range(4):  # 30 s apart
+        plain.running(f"{percent} %")
+    assert file.getvalue() == "plain: 1 %\nplain: 3 %\n"
+    assert [train.duration(seconds) for seconds in (59.6, 75, 3675)] == ["1:00", "1:15", "1:01:15"]
+
+
 def test_processes_on_one_folder_share_the_folds(manifest, tmp_path):
     arguments = base(manifest, tmp_path / "shared", "--epochs", 2, "--fold", "all", "--seed", "0-1")
     environment = dict(os.environ, OMP_NUM_THREADS="1")
@@ -430,12 +416,6 @@ def test_processes_on_one_folder_share_the_folds(manifest, tmp_path):
     assert [one.returncode for one in several] == [0, 0]
     trained = [line.split("] ")[1].split(":")[0] for out in told for line in out.splitlines() if "epoch 2 of 2" in line]
     assert len(trained) == len(set(trained)) == 10  # each fold of each seed once
-    train.main(base(manifest, tmp_path / "alone", "--epochs", 2, "--fold", "all", "--seed", "0-1"))
-    for seed in (0, 1):
-        for number in range(1, 6):
-            assert outcome(folder_of(tmp_path / "shared", seed=seed, number=number)) == outcome(
-                folder_of(tmp_path / "alone", seed=seed, number=number)
-            )
 
 
 @pytest.mark.parametrize("saved_after", [0, 1])
@@ -752,23 +732,27 @@ def test_saving_the_state_at_its_default_is_rare(manifest, tmp_path, monkeypatch
 # --------------------------------------------------------------------------------------------- torture
 
 
-@pytest.fixture(scope="module")
-def tortures():
-    """All three at once, each on one thread."""
+COUNTS = dict(kill="5", mutate="50", disk="1")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tortures(request):
+    """All three at once, each on one thread, beside the other tests of this file."""
+    chosen = any(item.name.startswith("test_torture") for item in request.session.items)
     how = dict(cwd=PROJECT, env=dict(os.environ, OMP_NUM_THREADS="1"), text=True)
     started = {
         what: subprocess.Popen(
             [sys.executable, "benchmarks/torture.py", what, "--count", count],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **how,
         )
-        for what, count in dict(kill="5", mutate="50", disk="1").items()
+        for what, count in (COUNTS if chosen else {}).items()
     }  # fmt: skip
     yield started
     for one in started.values():
         one.kill()
 
 
-@pytest.mark.parametrize("what", ["kill", "mutate", "disk"])
+@pytest.mark.parametrize("what", COUNTS)
 def test_torture(what, tortures):
     told = tortures[what].communicate(timeout=600)[0]
     assert tortures[what].returncode == 0 and ", 0 faults" in told, told
