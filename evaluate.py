@@ -116,7 +116,6 @@ def best_on_test(fold):
 
 def check_alike(folds):
     """Folds of one row must be parts of one experiment; RunError names the first that is not."""
-
     tested = {}
     for fold in folds:
         settings, first, name = fold.config["settings"], folds[0].config["settings"], results.name_of(fold)

@@ -25,7 +25,7 @@ def on_gpu(x):
     return x.device.type == "cuda"
 
 
-WRITTEN_OUT = False  # true while stack.py runs ATFNN: plain operations instead of cuDNN's LSTM and convolutions
+OPERATORS = None  # stack.py's while it runs ATFNN: these and plain operations, not cuDNN's LSTM and convolutions
 
 
 # ------------------------------------------------------------------------------------------------ TFT
@@ -236,7 +236,7 @@ class Gate(nn.Module):
 
     def convolve(self, x):
         """conv(x), written out as a product of its patches, which do not overlap."""
-        if not WRITTEN_OUT:
+        if OPERATORS is None:
             return self.conv(x)
         high, wide = self.group
         seen = x.unflatten(2, (-1, high)).unflatten(4, (-1, wide)).permute(0, 2, 4, 1, 3, 5).flatten(3)
@@ -250,10 +250,8 @@ def scalar_attention(x, slope, offset):
     constant in j cancel in the softmax, which leaves (slope x_i + offset) x_j, and the values are affine in
     x_j, which leaves its mean m_i. x: (rows, f), slope and offset: (heads,) -> m: (rows, heads, f).
     """
-    if WRITTEN_OUT:
-        import stack
-
-        return stack.scalar_attention(x[None], slope[None], offset[None])[0][0]
+    if OPERATORS is not None:
+        return OPERATORS.scalar_attention(x[None], slope[None], offset[None])[0][0]
     return ScalarAttention.apply(x, slope, offset)
 
 
@@ -364,7 +362,7 @@ class NarrowLayerNorm(torch.autograd.Function):
 
 def layer_norm(norm, x):
     """norm(x) for nn.LayerNorm over the few channels of x (..., c)."""
-    if torch.is_grad_enabled() and not WRITTEN_OUT:
+    if torch.is_grad_enabled() and OPERATORS is None:
         return NarrowLayerNorm.apply(x, norm.weight, norm.bias, norm.eps)
     return norm(x)
 
@@ -393,7 +391,10 @@ class FrequencyEncoder(nn.Module):
         with in_float32:
             x = x.squeeze(1).transpose(1, 2).contiguous()  # (b, t, f)
             y = layer_norm(self.norm_attention, self.attend(x, residual=True))  # (b, t, f, c)
-        z = self.convolve(y) if WRITTEN_OUT else self.convolutions(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        if OPERATORS is None:
+            z = self.convolutions(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        else:
+            z = self.convolve(y)
         with in_float32:
             return layer_norm(self.norm_convolution, y + z)
 
@@ -449,10 +450,8 @@ class TimeEncoder(nn.Module):
         self.lstm = nn.LSTM(features, hidden, layers, batch_first=True, dropout=dropout, bidirectional=True)
 
     def forward(self, x):
-        if WRITTEN_OUT:
-            import stack
-
-            return stack.last_states(self.lstm, x)
+        if OPERATORS is not None:
+            return OPERATORS.last_states(self.lstm, x)
         in_float32 = torch.autocast("cuda", enabled=False) if on_gpu(x) else nullcontext()
         with in_float32:
             _, (states, _) = self.lstm(x.float() if on_gpu(x) else x)  # (2 * layers, b, hidden)

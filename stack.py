@@ -6,11 +6,12 @@ one; ATFNN's other products are as small. `Stack` makes one network of the folds
 order of segments, and one that has no batch left in an epoch stands still while others go on. TFT gains nothing by it:
 its passes over memory already fill a GPU.
 
-vmap and torch.compile take plain operations apart, so models.py writes its special ones out here (`WRITTEN_OUT`). Two
-of them are operators of their own below, for any number n of folds: an LSTM, and attention in scalars.
+vmap and torch.compile take plain operations apart, so models.py writes its special ones out here. Two of them are
+operators of their own below (models.OPERATORS), for any number n of folds: an LSTM, and attention in scalars.
 """
 
 import functools
+import sys
 from contextlib import contextmanager
 
 import torch
@@ -247,11 +248,11 @@ def compile_network(network):
 @contextmanager
 def written_out():
     """ATFNN consists of what torch.vmap and torch.compile can take apart."""
-    models.WRITTEN_OUT = True
+    models.OPERATORS = sys.modules[__name__]
     try:
         yield
     finally:
-        models.WRITTEN_OUT = False
+        models.OPERATORS = None
 
 
 def stacked(tensors):

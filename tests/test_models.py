@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 import models
+import stack
 
 # Which parts each network has: T-Trans, F-Trans, TF-Trans, F- and T-Attention, F- and T-Encoder
 TFT_PARTS = {"tft": "T F TF", "tft-t+f": "T F", "tft-t+tf": "T TF", "tft-f+tf": "F TF"}  # TFT Table 5
@@ -366,17 +367,19 @@ INPUTS = {  # (b, t, f), more rows than one block of ScalarAttention holds
 }
 
 
-WRITTEN = pytest.mark.parametrize("written_out", [False, True])  # in blocks of rows, and as stack.py takes it
+WRITTEN = pytest.mark.parametrize(
+    "operators", [None, stack], ids=["own", "stack"]
+)  # in blocks of rows, and as stack.py takes it
 
 
 @pytest.mark.parametrize("kind", INPUTS)
 @WRITTEN
-def test_scalar_attention_is_attention_of_the_lifted_tokens(kind, written_out, monkeypatch):
+def test_scalar_attention_is_attention_of_the_lifted_tokens(kind, operators, monkeypatch):
     """Scores reach some 1e4 here, and exp turns rounding of a score into a relative error: 1e-9 in float64.
 
     In float32 that error is large on both sides; ours must be of the size of torch's own, or of rounding.
     """
-    monkeypatch.setattr(models, "WRITTEN_OUT", written_out)
+    monkeypatch.setattr(models, "OPERATORS", operators)
     layer, x = shaken(models.FrequencyEncoder()), INPUTS[kind]().double()
     upstream = torch.randn(*x.shape, 8).double()
     exact = gradients(attend_slowly, layer, x, upstream)
@@ -393,8 +396,8 @@ def test_scalar_attention_is_attention_of_the_lifted_tokens(kind, written_out, m
 
 
 @WRITTEN
-def test_gradients_of_scalar_attention_against_differences(written_out, monkeypatch):
-    monkeypatch.setattr(models, "WRITTEN_OUT", written_out)
+def test_gradients_of_scalar_attention_against_differences(operators, monkeypatch):
+    monkeypatch.setattr(models, "OPERATORS", operators)
     x, slope, offset = torch.randn(3, 6).double(), torch.randn(2).double(), torch.randn(2).double()
     inputs = [tensor.requires_grad_() for tensor in (x, slope, offset)]
     assert torch.autograd.gradcheck(models.scalar_attention, inputs)
@@ -532,8 +535,8 @@ def test_a_gate_equals_its_formula(group, axis, inputs, activation):
 def test_written_out_networks_are_the_same_networks(name, options, monkeypatch):
     network, x = shaken(models.build(name, 4, bands=20, frames=16, **options)), torch.randn(3, 1, 20, 16).double()
     told = []
-    for written_out in (False, True):
-        monkeypatch.setattr(models, "WRITTEN_OUT", written_out)
+    for operators in (None, stack):
+        monkeypatch.setattr(models, "OPERATORS", operators)
         told.append(gradients(lambda network, x: network(x), network, x, torch.ones(3, 4).double()))
     assert told[0].keys() == told[1].keys() and len(told[0]) == len(list(network.parameters())) + 2
     for part in told[0]:
