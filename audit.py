@@ -36,7 +36,9 @@ import numpy as np
 
 import archive
 import features
+import predict
 import protocols
+import recipes
 import results
 
 PER_CENT = 1e-9  # agreement of two ways to count the same
@@ -283,16 +285,14 @@ def held_by_rule(speakers, tested, seed):
 
 def compare_settings(fold):
     """Are the deviations from the paper those of the settings, and is it told what code was run?"""
-    import train  # which imports the evaluator, and that this file
-
     config, settings, path = fold.config, fold.config["settings"], results.name_of(fold, "config.json")
-    if missing := sorted(set(train.ALWAYS) - set(settings)):
+    if missing := sorted(set(recipes.ALWAYS) - set(settings)):
         yield f"{path}: does not tell {missing[0]}"
         return
-    due = train.deviations_of(settings)
+    due = recipes.deviations_of(settings)
     if config["deviations"] != due:
         yield f"{path}: tells the deviations {config['deviations']}, its settings give {due}"
-    if features.FrontEnd(**settings["front_end"]) != train.front_end_of(settings["model"], settings):
+    if features.FrontEnd(**settings["front_end"]) != recipes.front_end_of(settings["model"], settings):
         yield f"{path}: front_end is not that of {settings['model']}"
     versions = config["code"]
     if not CODE <= set(versions) or not all(re.fullmatch("[0-9a-f]{16}", version) for version in versions.values()):
@@ -341,8 +341,6 @@ def compare_scores(fold, index, epoch):
 
 def compare_checkpoint(fold, epoch):
     """Is the checkpoint a model that can be used, of this fold and epoch?"""
-    import predict  # it and what it imports take a while, and import the evaluator
-
     path, config = fold.folder / "checkpoint.pt", fold.config
     predict.load_model(fold.folder, "cpu")
     checkpoint = results.read_checkpoint(path)

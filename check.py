@@ -21,7 +21,6 @@ import numpy as np
 import features
 import protocols
 import results
-import train
 
 WRAP = textwrap.TextWrapper(80, subsequent_indent=13 * " ", break_long_words=False, break_on_hyphens=False)
 MOST_LINES = 20  # faults or notes of one kind that are printed; the rest is counted
@@ -61,7 +60,7 @@ def inspect(path):
 def inspect_all(database):
     """A Recording for each utterance, in order."""
     paths = [str(database.root / path) for path in database.paths]
-    show = train.Progress(f"{database.name}: reading {len(paths)} recordings", sys.stderr)
+    show = results.Progress(f"{database.name}: reading {len(paths)} recordings", sys.stderr)
     pool, found = ThreadPoolExecutor(os.cpu_count()), []
     try:
         for recording in pool.map(inspect, paths):

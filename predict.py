@@ -25,8 +25,8 @@ import numpy as np
 
 import features
 import protocols
+import recipes
 import results
-import train
 
 # engine.py imports torch, which takes a second, so the functions that use them import them: --help answers at once
 
@@ -74,7 +74,7 @@ def load_models(folders, device):
     first, *others = (dict(model.settings, classes=model.classes) for model in loaded)
     if first["normalization"] == "speaker":
         raise results.RunError(
-            f"{folders[0]}: trained with --normalization speaker, which {train.FOR_KNOWN_SPEAKERS}; name another run"
+            f"{folders[0]}: trained with --normalization speaker, which {recipes.FOR_KNOWN_SPEAKERS}; name another run"
         )
     for folder, told in zip(folders[1:], others):
         for name in results.differing(first, told):
@@ -105,10 +105,10 @@ def check_model(state, device):
     front_end = check_front_end(settings["front_end"])
     if len(set(classes)) < max(2, len(classes)) or not all(isinstance(name, str) and name for name in classes):
         raise ValueError("its classes are not two names or more")
-    if settings["model"] not in train.RECIPES or settings["normalization"] not in train.NORMALIZATIONS:
+    if settings["model"] not in recipes.RECIPES or settings["normalization"] not in recipes.NORMALIZATIONS:
         raise ValueError("its model or normalisation is unknown")
-    for name in set(train.OPEN) & set(settings):
-        if not train.is_possible(name, settings[name], settings["model"]):
+    for name in set(recipes.OPEN) & set(settings):
+        if not recipes.is_possible(name, settings[name], settings["model"]):
             raise ValueError(f"its {name} is impossible")
     if (normalization is None) == (settings["normalization"] == "fold"):
         raise ValueError("its normalisation does not match its settings")
@@ -356,7 +356,7 @@ def main(arguments=None):
     device = engine.choose_device(options.device)
     if device == "cpu":
         features.keep_freed_memory()
-    show = train.Progress("predict.py", sys.stderr)
+    show = results.Progress("predict.py", sys.stderr)
     loaded = load_models(folders, device)
     for note in notes(folders, loaded):
         show.line(note)

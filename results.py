@@ -1,4 +1,4 @@
-"""The results folder: where a run lies, how it is written and read again; and how commands report mistakes.
+"""The results folder: where a run lies, how it is written and read again; and how commands report mistakes and progress.
 
     runs/<database>/utterances-<digest>.csv              utterance, emotion, speaker, session
     runs/<database>/<model>/<protocol>/seed<k>/fold<n>/  (of the validation track: fold<n>-validation/)
@@ -26,8 +26,10 @@ import math
 import os
 import platform
 import re
+import shutil
 import socket
 import sys
+import time
 import warnings
 import zipfile
 import zlib
@@ -113,6 +115,58 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message):
         self.exit(EXIT_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def duration(seconds):
+    """75 -> 1:15, 3675 -> 1:01:15."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+class Progress:
+    """One piece of work: on a terminal a line that moves, below those of the others in progress; elsewhere a plain
+    line now and then."""
+
+    plain_every = 60  # seconds
+    board = {}  # of the terminal: piece of work -> its line
+    drawn = 0.0
+
+    def __init__(self, what, stream=None):
+        self.what, self.stream = what, stream or sys.stdout
+        # processes of torchrun share a terminal, and would draw over each other
+        self.terminal = bool(self.stream) and self.stream.isatty() and "LOCAL_RANK" not in os.environ
+        self.shown = time.monotonic()
+
+    def running(self, how):
+        now = time.monotonic()
+        if not self.terminal:
+            if now - self.shown >= self.plain_every:
+                self.shown = now
+                print(f"{self.what}: {how}", file=self.stream, flush=True)
+            return
+        room = shutil.get_terminal_size().columns - len(how) - 3
+        what = self.what if len(self.what) <= room else self.what[: max(0, room - 2)] + ".."
+        before, Progress.board[self] = len(Progress.board), f"{what}: {how}"
+        if now - Progress.drawn >= 0.2 or before < len(Progress.board):
+            Progress.drawn = now
+            self.draw(before)
+
+    def line(self, how):
+        """The last word on this piece of work; it stays."""
+        if not self.terminal:
+            print(f"{self.what}: {how}", file=self.stream, flush=True)
+            return
+        before = len(Progress.board)
+        Progress.board.pop(self, None)
+        self.draw(before, f"{self.what}: {how}")
+
+    def draw(self, before, stays=None):
+        """Draw the board anew over its `before` lines, below a line that stays."""
+        width = shutil.get_terminal_size().columns - 1
+        lines = ([stays] if stays else []) + [line[:width] for line in Progress.board.values()]
+        up = f"\x1b[{before}A" if before else ""
+        print(up + "\r\x1b[J" + "".join(line + "\n" for line in lines), end="", file=self.stream, flush=True)
 
 
 def parse_seeds(text):

@@ -17,18 +17,15 @@ The folds are shared out among processes that work on the same `--runs`: started
 job array. Each begins with its own share, then takes what no other has begun, and waits for nobody.
 """
 
-import argparse
 import contextlib
 import io
 import math
 import os
 import platform
 import shlex
-import shutil
 import sys
 import time
 from collections import deque
-from dataclasses import dataclass, field, fields, replace
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -38,240 +35,22 @@ import numpy as np
 import evaluate
 import features
 import protocols
+import recipes
 import results
 import tables
 
 # engine.py imports torch, which takes a second, so the functions that use them import them: --help answers at once
 
-# ------------------------------------------------------------------------------------- configuration
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A paper's training settings, and the front end that it feeds."""
-
-    front_end: str
-    epochs: int
-    batch_size: int
-    lr: float
-    pre_emphasis: str
-
-
-TFT_RECIPE = Recipe("tft", epochs=1000, batch_size=64, lr=1e-3, pre_emphasis="segment")  # TFT section 3.3
-ATFNN_RECIPE = Recipe("atfnn", epochs=100, batch_size=128, lr=5e-4, pre_emphasis="none")  # ATFNN III-C, epochs ours
-RECIPES = {
-    **dict.fromkeys(("tft", "tft-t+f", "tft-t+tf", "tft-f+tf"), TFT_RECIPE),
-    **dict.fromkeys(("atfnn", "afnn", "atnn", "tfnn"), ATFNN_RECIPE),
-}
 # what scores depend on
-CODE = ("features.py", "protocols.py", "models.py", "engine.py", "stack.py", "train.py", "results.py")
+CODE = ("features.py", "protocols.py", "models.py", "engine.py", "stack.py", "recipes.py", "train.py", "results.py")
 VERSIONS = results.code_versions(*CODE)  # of what is imported: a long training may outlive it on disk
-NORMALIZATIONS = ("fold", "none", "segment", "utterance", "speaker")
-FOR_KNOWN_SPEAKERS = "needs all recordings of each speaker, by name"  # --normalization speaker
-EVERY, OF_TFT = tuple(RECIPES), tuple(name for name, recipe in RECIPES.items() if recipe is TFT_RECIPE)
-
-
-def option(default, help, **how):
-    return field(default=default, metadata=dict(help=help, **how))
-
-
-def open_option(models, default, help, **how):
-    """A setting that the papers leave open, of those models."""
-    return option(default, help, models=models, **how)
-
-
-@dataclass(frozen=True)
-class Config:
-    """The options of the command line, one line each; None means the paper's value for the model."""
-
-    db: str = option("synthetic", f"database: {', '.join(protocols.DATABASES)}, or the path of a manifest .csv")
-    root: str = option(None, "folder of the recordings (default: $SER_DATA/<db>, else data/<db>, or a manifest's own)")
-    model: str = option("tft", "model to train", choices=(*RECIPES, "all"))
-    fold: str = option("all", "fold: 1..K, a speaker or session by name, all, or none: train on everyone, test nobody")
-    protocol: str = option("speaker", "what a fold leaves out", choices=protocols.PROTOCOLS)
-    seed: str = option("0", "seed, a range such as 0-4, or several: 0-2,5")
-    epochs: int = option(None, "epochs (TFT 1000; ATFNN 100, where its paper states none)", least=1)
-    batch_size: int = option(None, "segments per step (TFT 64, ATFNN 128)", least=1)
-    lr: float = option(None, "learning rate of Adam (TFT 0.001, ATFNN 0.0005)", least=1e-12)
-    track: str = option(
-        "last", "last epoch, epoch chosen on held-out training speakers, or both", choices=("last", "validation", "all")
-    )
-    eval_every: int = option(
-        10, "keep scores every so many epochs, for the tracks validation and oracle; 0: never", least=0
-    )
-    save_every: float = option(60.0, "seconds between saved states, from which a killed run goes on", least=0)
-    together: int = option(None, "folds trained at once (10 on a GPU, 1 on a CPU)", least=1)
-    engine: str = option(
-        "auto", "how steps run; graph and compiled need a GPU, auto is the fastest that works",
-        choices=("auto", "eager", "graph", "compiled"),
-    )  # fmt: skip
-    precision: str = option("float32", "of products and convolutions in training", choices=("float32", "bfloat16"))
-    deterministic: bool = option(False, "ask torch for the same bits on each GPU run, at a cost; a CPU gives them")
-    partial: bool = option(False, "accept a database whose counts differ from the published ones")
-    device: str = option("auto", "where to compute; auto takes a GPU if there is one", choices=("auto", "cpu", "cuda"))
-    runs: str = option("runs", "folder of the results")
-    quiet: bool = option(False, "print nothing but errors")
-    normalization: str = open_option(
-        EVERY, "fold", "z-score per band, from what; speaker: each one's own, transductive", choices=NORMALIZATIONS
-    )
-    overlap: float = open_option(EVERY, 0, "share of a segment that the next one holds too, up to 0.75", least=0)
-    pre_emphasis: str = open_option(
-        EVERY, None, "0.97 within each segment, or of the utterance before it is cut (TFT segment, ATFNN none)",
-        choices=("none", "segment", "utterance"),
-    )  # fmt: skip
-    log_floor: float = open_option(EVERY, 1e-6, "added to a band's energy before the logarithm", least=1e-30, below=1)
-    dropout: float = open_option(
-        EVERY, 0, "TFT: in its encoders; ATFNN: between the BiLSTM's layers, before the classifier", least=0, below=1
-    )
-    aggregation: str = open_option(
-        EVERY, "mean", "an utterance's class from its segments' posteriors", choices=protocols.AGGREGATIONS
-    )
-    double_softmax: bool = open_option(OF_TFT, False, "cross-entropy of the softmax, as TFT eq. 13 reads")
-    bn_momentum: float = open_option(OF_TFT, 0.1, "of batch norm", least=1e-12, below=1)
-    f_encoder_heads: int = open_option(
-        ("atfnn", "afnn", "tfnn"), 2, "heads of the F-Encoder", choices=(1, 2, 4, 8), least=1
-    )
-    gate: str = open_option(
-        ("atfnn", "afnn", "atnn"), "sigmoid",
-        "F- and T-Attention: what their convolution goes through; softmax: over groups",
-        choices=("sigmoid", "softmax", "none"),
-    )  # fmt: skip
-    t_attention_input: str = open_option(
-        ("atfnn",), "log-mel", "T-Attention from x (eq. 2, Fig. 4) or the F-Encoder's output (eq. 4)",
-        choices=("log-mel", "encoded"),
-    )  # fmt: skip
-
-
-ALWAYS = ("epochs", "batch_size", "lr", "normalization", "precision")  # in every run's settings
-OPEN = {  # the other open settings, which a run tells where they are not as usual -> the models that have them
-    one.name: one.metadata["models"] for one in fields(Config) if "models" in one.metadata and one.name not in ALWAYS
-}
-
-
-def bounded(kind, least, below=2**31):
-    """A type of argparse: a number of that kind from `least`, and below `below`."""
-
-    def convert(text):
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not least <= value < below or "_" in text:
-            bound = f"at least {least}" if least in (0, 1) else "more than 0"
-            bound += f" and less than {below}" if below < 2**31 else ""
-            noun = "whole number" if kind is int else "number"
-            raise argparse.ArgumentTypeError(f"{text!r}: give a {noun} of {bound}")
-        return value
-
-    return convert
-
-
-def parse_command_line(arguments=None):
-    """argparse built from the fields of Config."""
-    parser = results.OneLineParser(__doc__)
-    left_open = parser.add_argument_group("settings that the papers leave open")
-    for one in fields(Config):
-        how = dict(one.metadata, default=one.default)
-        group = left_open if how.pop("models", None) else parser
-        if one.default is not None and one.default is not False:
-            how["help"] += f" (default: {one.default})"
-        if one.type is bool:
-            how["action"] = "store_true"
-        elif "least" in how:
-            how["type"] = bounded(one.type, how.pop("least"), how.pop("below", 2**31))
-        group.add_argument(flag(one.name), **how)
-    return Config(**vars(parser.parse_args(arguments)))
-
-
-def flag(name):
-    return "--" + name.replace("_", "-")
-
-
-# ------------------------------------------------------------------------------------ settings of a run
-
-
-def default_of(name, model):
-    """The paper's value of a setting, else our default."""
-    return getattr(RECIPES[model], name, getattr(Config, name))
-
-
-def settings_of(config, model):
-    """ALWAYS, and what of OPEN the model has and is not as usual."""
-    given = {name: getattr(config, name) for name in (*ALWAYS, *OPEN)}
-    given = {name: default_of(name, model) if value is None else value for name, value in given.items()}
-    return {
-        name: value
-        for name, value in given.items()
-        if name in ALWAYS or (model in OPEN[name] and value != default_of(name, model))
-    }
-
-
-def deviations_of(settings):
-    """A line for each setting that is not the paper's, or where it is silent not our default."""
-    model, lines = settings["model"], []
-    for name in (*ALWAYS, *OPEN):
-        value, expected = settings.get(name, default_of(name, model)), default_of(name, model)
-        if value != expected:
-            lines.append(f"{name} {value} instead of {expected}")
-            if value == "speaker":
-                lines[-1] += ", transductive: a tested speaker's statistics are of all its own recordings"
-    return lines
-
-
-def is_possible(name, value, model):
-    """Could the command line have given the model this value of OPEN?"""
-    one = Config.__dataclass_fields__[name]
-    if model not in OPEN[name] or type(value) is not one.type or value not in one.metadata.get("choices", (value,)):
-        return False
-    return "least" not in one.metadata or one.metadata["least"] <= value < one.metadata.get("below", math.inf)
-
-
-def front_end_of(model, settings):
-    """The front end of a model's paper, changed as the settings tell."""
-    front_end = features.FRONT_ENDS[RECIPES[model].front_end]
-    changes = dict(overlap=float(settings.get("overlap", 0)), floor=settings.get("log_floor", front_end.floor))
-    if how := settings.get("pre_emphasis"):
-        changes["pre_emphasis"] = 0.0 if how == "none" else features.FRONT_ENDS["tft"].pre_emphasis
-        changes["emphasized"] = "utterance" if how == "utterance" else "segment"
-    return replace(front_end, **changes)
-
-
-def check_options(config):
-    """UsageError for an option that none of the chosen models has, and for what does not go together."""
-    if not config.runs or (os.path.exists(config.runs) and not os.path.isdir(config.runs)):
-        raise protocols.UsageError(f"--runs {config.runs}: is no folder; name one that is, or that can be made")
-    results.parse_seeds(config.seed)
-    if config.track != "last" and config.fold == protocols.NO_FOLD:
-        raise protocols.UsageError(f"--track {config.track}: --fold none holds nobody out; leave --track out")
-    if config.track != "last" and not config.eval_every:
-        raise protocols.UsageError(
-            "--eval-every 0: the validation track chooses among evaluated epochs; give 1 or more"
-        )
-    models = chosen_models(config)
-    for name, having in OPEN.items():
-        if getattr(config, name) != getattr(Config, name) and not set(models) & set(having):
-            raise protocols.UsageError(
-                f"{flag(name)}: only {', '.join(having)} have it, not {config.model}; leave it out"
-            )
-    for model in models:
-        front_end = front_end_of(model, settings_of(config, model))
-        if not front_end.overlap_fits():
-            raise protocols.UsageError(
-                f"--overlap {config.overlap}: must be at most {features.MOST_OVERLAP} and a whole number of the "
-                f"{front_end.frames} frames of a segment, such as 0.5"
-            )
-    if config.dropout and config.engine in ("graph", "compiled"):
-        raise protocols.UsageError("--dropout: has not been tried with recorded steps; say --engine eager")
-    if config.normalization == "speaker" and config.fold == protocols.NO_FOLD:
-        raise protocols.UsageError(f"--normalization speaker: {FOR_KNOWN_SPEAKERS}; choose another for --fold none")
-
 
 # ----------------------------------------------------------------------------------------------- data
 
 
 def load_features(database, front_end):
     """Features of a database through a FrontEnd, with word of the progress."""
-    show = Progress(f"{database.name}: reading {len(database.ids)} recordings")
+    show = results.Progress(f"{database.name}: reading {len(database.ids)} recordings")
     heard = features.load(
         database.root, database.paths, front_end,
         report=lambda done, total: show.running(f"{100 * done // total} %"),
@@ -297,10 +76,6 @@ class Job(NamedTuple):
     deviations: list  # settings that are not the paper's
 
 
-def chosen_models(config):
-    return list(RECIPES) if config.model == "all" else [config.model]
-
-
 def chosen_tracks(config):
     return list(results.TRAINED) if config.track == "all" else [config.track]
 
@@ -308,15 +83,15 @@ def chosen_tracks(config):
 def make_jobs(config, database, folds, heard):
     """One job for each model, seed and fold of the command line; `heard` holds the features by front end."""
     jobs, digest = [], database.digest[:16]
-    for model in chosen_models(config):
-        settings = settings_of(config, model)
-        deviations = deviations_of(dict(settings, model=model))
+    for model in recipes.chosen_models(config):
+        settings = recipes.settings_of(config, model)
+        deviations = recipes.deviations_of(dict(settings, model=model))
         for seed in results.parse_seeds(config.seed):
             for fold in folds:
                 told = dict(
                     model=model, protocol=config.protocol, seed=seed, fold=fold.number, fold_name=fold.name, **settings,
-                    front_end=front_end_of(model, settings).as_settings(), utterances=digest,
-                    recordings=heard[RECIPES[model].front_end].digest[:16], eval_every=config.eval_every,
+                    front_end=recipes.front_end_of(model, settings).as_settings(), utterances=digest,
+                    recordings=heard[recipes.RECIPES[model].front_end].digest[:16], eval_every=config.eval_every,
                 )  # fmt: skip
                 for track in chosen_tracks(config):
                     fit, held, held_out = fold.train, fold.train[:0], {}
@@ -336,13 +111,15 @@ def is_finished(job):
         return False
     try:
         found = results.read_config(job.folder)["settings"]
-        other = [name for name in {**OPEN, **found, **job.settings} if job.settings.get(name) != found.get(name)]
+        other = [
+            name for name in {**recipes.OPEN, **found, **job.settings} if job.settings.get(name) != found.get(name)
+        ]
     except (results.RunError, KeyError, AttributeError, TypeError):
         return False  # cut short or damaged: trained again
     done = results.is_done(job.folder)
     if other and (done or (job.folder / results.STATE).exists()):
         name = other[0]
-        absent = default_of(name, job.settings["model"]) if name in OPEN else None
+        absent = recipes.default_of(name, job.settings["model"]) if name in recipes.OPEN else None
         what = {"utterances": "other utterances, labels or speakers", "recordings": "other recordings"}.get(
             name, f"{name} {found.get(name, absent)}, not {job.settings.get(name, absent)}"
         )
@@ -461,7 +238,7 @@ class FoldRun:
             self.last_save = now
         pace = (now - self.clock) / (epoch - self.first)  # seconds per epoch
         self.show.running(
-            f"epoch {epoch}/{epochs}, {duration(pace * (epochs - epoch))} left, loss {loss:.4f}, "
+            f"epoch {epoch}/{epochs}, {results.duration(pace * (epochs - epoch))} left, loss {loss:.4f}, "
             f"{sum(sizes) / pace:.0f} segments/s"
         )
 
@@ -574,63 +351,8 @@ class FoldRun:
             tested = f"WAR {100 * protocols.war(matrix):.2f}, UAR {100 * protocols.uar(matrix):.2f}"
         self.show.line(
             f"epoch {epoch} of {job.settings['epochs']}, loss {self.log[epoch - 1][1]:.4f}, {tested}, "
-            f"{duration(time.perf_counter() - self.begun)}"
+            f"{results.duration(time.perf_counter() - self.begun)}"
         )
-
-
-# ----------------------------------------------------------------------------------------- progress
-
-
-def duration(seconds):
-    """75 -> 1:15, 3675 -> 1:01:15."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-
-
-class Progress:
-    """One piece of work: on a terminal a line that moves, below those of the others in progress; elsewhere a plain
-    line now and then."""
-
-    plain_every = 60  # seconds
-    board = {}  # of the terminal: piece of work -> its line
-    drawn = 0.0
-
-    def __init__(self, what, stream=None):
-        self.what, self.stream = what, stream or sys.stdout
-        # processes of torchrun share a terminal, and would draw over each other
-        self.terminal = bool(self.stream) and self.stream.isatty() and "LOCAL_RANK" not in os.environ
-        self.shown = time.monotonic()
-
-    def running(self, how):
-        now = time.monotonic()
-        if not self.terminal:
-            if now - self.shown >= self.plain_every:
-                self.shown = now
-                print(f"{self.what}: {how}", file=self.stream, flush=True)
-            return
-        room = shutil.get_terminal_size().columns - len(how) - 3
-        what = self.what if len(self.what) <= room else self.what[: max(0, room - 2)] + ".."
-        before, Progress.board[self] = len(Progress.board), f"{what}: {how}"
-        if now - Progress.drawn >= 0.2 or before < len(Progress.board):
-            Progress.drawn = now
-            self.draw(before)
-
-    def line(self, how):
-        """The last word on this piece of work; it stays."""
-        if not self.terminal:
-            print(f"{self.what}: {how}", file=self.stream, flush=True)
-            return
-        before = len(Progress.board)
-        Progress.board.pop(self, None)
-        self.draw(before, f"{self.what}: {how}")
-
-    def draw(self, before, stays=None):
-        """Draw the board anew over its `before` lines, below a line that stays."""
-        width = shutil.get_terminal_size().columns - 1
-        lines = ([stays] if stays else []) + [line[:width] for line in Progress.board.values()]
-        up = f"\x1b[{before}A" if before else ""
-        print(up + "\r\x1b[J" + "".join(line + "\n" for line in lines), end="", file=self.stream, flush=True)
 
 
 # ----------------------------------------------------------------------------------------- the command
@@ -707,7 +429,7 @@ class FoldQueue:
             mine = lock.enter_context(results.claim(job.folder))
             if not mine or is_finished(job):  # by another process, meanwhile
                 return None
-            show = Progress(f"[{number}/{self.jobs_total}] {title(job, self.folds_total)}")
+            show = results.Progress(f"[{number}/{self.jobs_total}] {title(job, self.folds_total)}")
             run = FoldRun(job, self.data_of(job), self.folds_total, self.how, self.save_every, show)
             self.running[run] = lock.pop_all()
             return run
@@ -715,7 +437,7 @@ class FoldQueue:
     def data_of(self, job):
         import engine
 
-        front_end = RECIPES[job.settings["model"]].front_end
+        front_end = recipes.RECIPES[job.settings["model"]].front_end
         if front_end not in self.loaded:
             self.loaded[front_end] = engine.to_device(self.database, self.heard[front_end], self.device)
         return self.loaded[front_end]
@@ -774,7 +496,7 @@ def train_all(jobs, database, heard, folds_total, config):
 
     device = engine.choose_device(config.device, local_rank())
     together = min(config.together or (1 if device == "cpu" else 10), len(jobs))
-    steps = sum(steps_of(job, heard[RECIPES[job.settings["model"]].front_end]) for job in jobs)
+    steps = sum(steps_of(job, heard[recipes.RECIPES[job.settings["model"]].front_end]) for job in jobs)
     how = dict(engine=engine.choose_engine(config.engine, device, steps, config.dropout), together=together)
     if how["engine"] == "compiled":
         print(f"{database.name}: compiling takes half a minute a network (ATFNN: and number of folds)", flush=True)
@@ -803,7 +525,7 @@ def train_all(jobs, database, heard, folds_total, config):
 def print_summary(config, database):
     """Table of what the command was to train, as far as it is there."""
     cells, notes = [], []
-    for model in chosen_models(config):
+    for model in recipes.chosen_models(config):
         for track in chosen_tracks(config):
             seeds = results.parse_seeds(config.seed)
             try:
@@ -829,14 +551,14 @@ def tables_command(config, database):
 
 
 def main(arguments=None):
-    config = parse_command_line(arguments)
+    config = recipes.parse_command_line(arguments, __doc__)
     with contextlib.redirect_stdout(None if config.quiet else sys.stdout):
         train(config)
 
 
 def train(config):
     # mistakes in the command are told before anything is read
-    check_options(config)
+    recipes.check_options(config)
     number, count = share()
     if config.device == "cuda" or config.engine not in ("auto", "eager"):
         import engine
@@ -848,9 +570,10 @@ def train(config):
     counts = ", ".join(f"{label} {amount}" for label, amount in database.counts().items())
     speakers = len(set(database.speakers.tolist()))
     print(f"{database.name}: {len(database.ids)} utterances, {speakers} speakers: {counts}")
-    front_ends = {
-        RECIPES[model].front_end: front_end_of(model, settings_of(config, model)) for model in chosen_models(config)
-    }
+    front_ends = {}
+    for model in recipes.chosen_models(config):
+        front_end = recipes.front_end_of(model, recipes.settings_of(config, model))
+        front_ends[recipes.RECIPES[model].front_end] = front_end
     heard = {name: load_features(database, front_end) for name, front_end in front_ends.items()}
     jobs = own_share_first(make_jobs(config, database, chosen, heard), number, count)
     for job in jobs:

@@ -22,9 +22,9 @@ sys.path.insert(0, str(PROJECT))
 import archive
 import evaluate
 import protocols
+import recipes
 import results
 import tables
-import train
 from benchmarks import reproduce
 
 DECIDES = "held-out WAR"  # what a setting is chosen by
@@ -272,7 +272,7 @@ def made_by(runs, model):
 def with_flags(settings, model, flags):
     """The settings of a model, those of `flags` as these set them."""
     names = {flag[2:].replace("-", "_") for flag in flags if flag.startswith("--")}
-    set_by = train.settings_of(train.parse_command_line(["--model", model, *flags]), model)
+    set_by = recipes.settings_of(recipes.parse_command_line(["--model", model, *flags]), model)
     return settings | {name: told for name, told in set_by.items() if name in names}
 
 
@@ -314,7 +314,7 @@ def ablations(runs):
         lines.append(usual_line(full, "-", usual := told.pop(full)))
         for model, ours in told.items():
             both = made_by(runs, full), made_by(runs, model)
-            has = {name: value for name, value in both[0].items() if model in train.OPEN.get(name, (model,))}
+            has = {name: value for name, value in both[0].items() if model in recipes.OPEN.get(name, (model,))}
             if names := results.differing(has | dict(model=model), both[1], ASIDE):
                 lines.append([model, full, f"differs in {', '.join(names)}: not compared", *[""] * 4])
             else:

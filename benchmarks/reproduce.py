@@ -26,9 +26,8 @@ sys.path.insert(0, str(PROJECT))
 
 import archive
 import protocols
+import recipes
 import results
-import train
-from train import RECIPES, TFT_RECIPE
 
 DATABASES = {"iemocap": ("speaker", "session"), "abc": ("speaker",), "casia": ("speaker",)}  # -> protocols
 ROWS = {  # model -> tables in which it has a row, in the order in which they are worth having
@@ -38,7 +37,7 @@ ROWS = {  # model -> tables in which it has a row, in the order in which they ar
     **dict.fromkeys(("afnn", "atnn", "tfnn"), "ATFNN Table III"),
 }
 BOTH = ("tft", "atfnn")
-FAMILIES = [[model for model in ROWS if RECIPES[model] is RECIPES[full]] for full in BOTH]  # with their ablations
+FAMILIES = [[model for model in ROWS if recipes.RECIPES[model] is recipes.RECIPES[full]] for full in BOTH]  # with their ablations
 SENSITIVITY = [  # name, options of train.py, models; epochs 100 and 300 are read off longer rows
     *((f"normalization {one}", ("--normalization", one), BOTH) for one in ("none", "segment", "utterance", "speaker")),
     ("overlap 0.5", ("--overlap", "0.5"), BOTH),
@@ -71,7 +70,7 @@ def folder_of(setting):
 
 def trainings(db, options):
     """(what it is for, command) of each training of a database, in the order in which they are run."""
-    epochs = {model: options.tft_epochs if RECIPES[model] is TFT_RECIPE else options.atfnn_epochs for model in RECIPES}
+    epochs = {model: options.tft_epochs if recipes.RECIPES[model] is recipes.TFT_RECIPE else options.atfnn_epochs for model in recipes.RECIPES}
     runs = Path(options.runs)
 
     def training(model, protocol, folder, *more):
@@ -83,7 +82,7 @@ def trainings(db, options):
         return [*command, *options.train, *more]
 
     def settings(command, model):
-        return train.settings_of(train.parse_command_line(command[1:]), model)
+        return recipes.settings_of(recipes.parse_command_line(command[1:]), model)
 
     if "rows" in options.part:
         for protocol in DATABASES[db]:
@@ -132,14 +131,14 @@ def has_finished(runs, db):
 def check_results(db, planned, options):
     """UsageError where predictions of other settings lie where those of a training to come are to be exported."""
     for _, command in planned:
-        config = train.parse_command_line(command[1:])
+        config = recipes.parse_command_line(command[1:])
         folder = Path(options.results or PROJECT / RESULTS) / Path(config.runs).relative_to(options.runs)
         path = folder / db / f"{config.model}-{config.protocol}.json"
         if not path.exists():
             continue
         told = archive.read(path, archive.ARCHIVE)["shared"]["settings"]
-        there = {name: value for name, value in told.items() if name in (*train.ALWAYS, *train.OPEN, "eval_every")}
-        wanted = dict(train.settings_of(config, config.model), eval_every=config.eval_every)
+        there = {name: value for name, value in told.items() if name in (*recipes.ALWAYS, *recipes.OPEN, "eval_every")}
+        wanted = dict(recipes.settings_of(config, config.model), eval_every=config.eval_every)
         if differs := results.differing(wanted, there, aside=()):
             was, now = (one.get(differs[0], "as usual") for one in (there, wanted))
             raise protocols.UsageError(
@@ -159,8 +158,8 @@ def parse_command_line(arguments=None):
     add("--setting", nargs="+", choices=[one[0] for one in SENSITIVITY], help="of the sensitivity study (default: all)")
     add("--seed", default="0-4", help="seeds (default: 0-4)")
     add("--track", default="all", choices=("last", "validation", "all"), help="as train.py's (default: all)")
-    add("--tft-epochs", type=train.bounded(int, 1), help="epochs of TFT and its ablations (default: the paper's)")
-    add("--atfnn-epochs", type=train.bounded(int, 1), help="epochs of ATFNN and its ablations (default: train.py's)")
+    add("--tft-epochs", type=recipes.bounded(int, 1), help="epochs of TFT and its ablations (default: the paper's)")
+    add("--atfnn-epochs", type=recipes.bounded(int, 1), help="epochs of ATFNN and its ablations (default: train.py's)")
     add("--runs", default="runs", help="folder of the runs (default: runs)")
     add("--results", help="folder of predictions and report (default: the project's benchmarks/results)")
     add("--print", action="store_true", help="print the commands and run none")

@@ -42,6 +42,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import engine
 import features
 import models
+import recipes
 import results
 import tables
 import train
@@ -123,7 +124,7 @@ def noise(front_end, number, device):
 
 
 def settings_of(name):
-    recipe = train.RECIPES[name]
+    recipe = recipes.RECIPES[name]
     front_end = asdict(features.FRONT_ENDS[recipe.front_end])
     told = dict(model=name, seed=0, front_end=front_end, normalization="none", precision="float32")
     return dict(told, batch_size=recipe.batch_size, lr=recipe.lr)
@@ -226,7 +227,7 @@ def demand(name):
     for part in model.modules():
         if isinstance(part, (nn.Conv2d, nn.Linear, nn.LSTM)):
             part.register_forward_hook(count)
-    front_end = features.FRONT_ENDS[train.RECIPES[name].front_end]
+    front_end = features.FRONT_ENDS[recipes.RECIPES[name].front_end]
     model(torch.randn(1, 1, front_end.bands, front_end.frames))
     operations, values = map(sum, zip(*told))
     return 3 * operations, 5 * values
@@ -321,7 +322,7 @@ def saving(name, device):
 
 def price(name, at_once, seconds):
     """Hours of all folds of a database at the paper's settings, one seed; "" where it has no so many folds at once."""
-    recipe = train.RECIPES[name]
+    recipe = recipes.RECIPES[name]
     cells = []
     for counts, folds in DATABASES.values():
         seen = counts[recipe.front_end] * (folds - 1) * recipe.epochs
@@ -368,7 +369,7 @@ def report(options):
     yield f"What an epoch costs against folds at once, batch size and segments, by the engine {kind} in float32:\n"
     rows = [row for name in options.model for row in growth(options, name, kind)]
     yield table(["model", "folds", "batch", "segments", "s per epoch", "µs per fold and segment"], rows)
-    every = train.Config().save_every
+    every = recipes.Config().save_every
     yield f"Saving the state of a fold, once in {every:.0f} s:\n"
     costs = {name: saving(name, device) for name in options.model}
     rows = [[name, f"{size:.1f}", f"{1e3 * s:.0f}", f"{100 * s / every:.2f}"] for name, (s, size) in costs.items()]
@@ -384,7 +385,7 @@ def report(options):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--model", nargs="+", default=["tft", "atfnn"], choices=list(train.RECIPES))
+    parser.add_argument("--model", nargs="+", default=["tft", "atfnn"], choices=list(recipes.RECIPES))
     parser.add_argument("--steps", type=int, default=6, help="timed steps of a run")
     parser.add_argument("--repeats", type=int, default=2, help="runs of each loop, in turn")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))

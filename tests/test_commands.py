@@ -17,6 +17,7 @@ import engine
 import evaluate
 import features
 import protocols
+import recipes
 import results
 import tables
 import train
@@ -71,7 +72,7 @@ def test_every_model_and_every_fold_reach_the_tables(corpus, tmp_path, run, rows
     told = rows("--runs", runs, "--db", "small")
     assert {row["table"] for row in told} == {"databases", "comparison", "ablation"}
     done = {row["model"]: row["folds_done"] for row in told if row["table"] == "ablation"}
-    assert done == {name: 4 if name == "tft" else 1 for name in train.RECIPES}
+    assert done == {name: 4 if name == "tft" else 1 for name in recipes.RECIPES}
     tft = next(row for row in told if row.get("model") == "tft")
     # the same by hand, from the saved scores alone
     right, recalls = [], {}
@@ -169,7 +170,7 @@ def test_a_checkpoint_gives_the_saved_scores_again(corpus, tmp_path):
         network = engine.make_model(model, len(saved["classes"]), 1, front_end, "cpu")
         network.load_state_dict(saved["model"])
         database = protocols.open_database(str(db))
-        data = load(database, train.RECIPES[model].front_end)
+        data = load(database, recipes.RECIPES[model].front_end)
         test = protocols.make_folds(database)[3].test
         again = engine.score(network, data, saved["normalization"], test)
         assert np.array_equal(again, results.read_fold(folder).scores)
@@ -185,7 +186,7 @@ def test_the_order_of_segments_depends_on_seed_and_epoch_alone():
     assert not any(torch.equal(order, other) for other in others)
 
 
-@pytest.mark.parametrize("kind", train.NORMALIZATIONS)
+@pytest.mark.parametrize("kind", recipes.NORMALIZATIONS)
 def test_normalization_matches_numpy(kind, corpus):
     database = protocols.open_database(str(corpus / "small.csv"))
     data = load(database, "tft")
@@ -366,4 +367,4 @@ def test_published_figures_agree_wherever_two_tables_show_the_same():
         if row["database"] == "casia":  # 200 utterances of each class: WAR is UAR
             assert row["war"] == row["uar"]
     assert len(seen) == 4 * 2 + 4 * 3
-    assert set(train.RECIPES) == {model for _, model in seen}
+    assert set(recipes.RECIPES) == {model for _, model in seen}

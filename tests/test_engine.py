@@ -20,6 +20,7 @@ import engine
 import features
 import models
 import protocols
+import recipes
 import stack
 import train
 
@@ -39,7 +40,7 @@ def corpus(front_end, segments, device):
 
 
 def front_end_of(model):
-    return features.FRONT_ENDS[train.RECIPES[model].front_end]
+    return features.FRONT_ENDS[recipes.RECIPES[model].front_end]
 
 
 def trainings(model, device, folds, kind="eager", front_end=None, **settings):

@@ -19,9 +19,9 @@ import torch
 import evaluate
 import features
 import protocols
+import recipes
 import results
 import tables
-import train
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
 CLASSES = ("angry", "fear", "happy")
@@ -62,7 +62,7 @@ def write_fold(
     runs, database, fold, epochs, total, model="tft", protocol="speaker", seed=0, track="last", best=None, weights=None
 ):
     """One finished fold of `total`. `epochs`: epoch -> answers; `best`: what the validation track is to choose."""
-    fit, held_out, recipe = fold.train, {}, train.RECIPES[model]
+    fit, held_out, recipe = fold.train, {}, recipes.RECIPES[model]
     names, last = sorted(set(database.speakers.tolist())), max(epochs)
     kept = dict(epochs=np.array(list(epochs)), scores=np.stack([scores_of(text) for text in epochs.values()]))
     if track == "validation":

@@ -20,6 +20,7 @@ import features
 import figures
 import predict
 import protocols
+import recipes
 import results
 import tables
 import train
@@ -76,17 +77,17 @@ def usual(corpus, tmp_path_factory):
 
 def settings_and_deviations(*arguments):
     """Model -> what its runs tell of the options."""
-    config = train.parse_command_line([*arguments, "--model", "all"])
-    train.check_options(config)
-    told = {model: train.settings_of(config, model) for model in train.RECIPES}
-    return told, {model: train.deviations_of(dict(settings, model=model)) for model, settings in told.items()}
+    config = recipes.parse_command_line([*arguments, "--model", "all"])
+    recipes.check_options(config)
+    told = {model: recipes.settings_of(config, model) for model in recipes.RECIPES}
+    return told, {model: recipes.deviations_of(dict(settings, model=model)) for model, settings in told.items()}
 
 
 # --------------------------------------------------------------------------------------- what is told
 
 
 def test_options_left_alone_or_given_as_usual_leave_no_trace(usual):
-    for model in train.RECIPES:
+    for model in recipes.RECIPES:
         config = results.read_config(folder_of(usual, model))
         assert set(config["settings"]) == BEFORE
         assert set(config["settings"]["front_end"]) == {
@@ -94,11 +95,11 @@ def test_options_left_alone_or_given_as_usual_leave_no_trace(usual):
         }  # fmt: skip
         assert [line.split()[0] for line in config["deviations"]] == ["epochs", "batch_size"]
     plain, deviations = settings_and_deviations()
-    assert not any(deviations.values()) and set(plain["tft"]) == set(train.ALWAYS)
+    assert not any(deviations.values()) and set(plain["tft"]) == set(recipes.ALWAYS)
     spelt = ["--overlap", "0.0", "--log-floor", "1e-6", "--dropout", "0", "--aggregation", "mean", "--gate", "sigmoid"]
     spelt += ["--bn-momentum", "0.1", "--f-encoder-heads", "2", "--t-attention-input", "log-mel"]
     assert settings_and_deviations(*spelt) == (plain, deviations)
-    assert train.front_end_of("tft", {}) == features.FRONT_ENDS["tft"]
+    assert recipes.front_end_of("tft", {}) == features.FRONT_ENDS["tft"]
 
 
 @pytest.mark.parametrize("option", CASES)
@@ -106,9 +107,9 @@ def test_an_option_is_told_by_the_models_that_have_it_and_by_no_other(option):
     plain, _ = settings_and_deviations()
     told, deviations = settings_and_deviations(*option.split())
     model, line = CASES[option]
-    having = HAVING.get(option.split()[0], set(train.RECIPES))
+    having = HAVING.get(option.split()[0], set(recipes.RECIPES))
     if option.startswith("--pre-emphasis"):  # one paper's is the other's deviation
-        having = {name for name in having if train.RECIPES[name].pre_emphasis != option.split()[1]}
+        having = {name for name in having if recipes.RECIPES[name].pre_emphasis != option.split()[1]}
     assert deviations[model] == [line]
     assert {name for name, lines in deviations.items() if lines} == having
     assert {name for name in told if told[name] != plain[name]} == having
@@ -191,7 +192,7 @@ def test_the_options_stand_together_in_the_help(capsys):
 
 def test_all_models_take_an_option_where_it_applies(corpus, usual, tmp_path):
     assert run_train(corpus, tmp_path, "--model", "all", "--gate", "none") == 0
-    for model in train.RECIPES:
+    for model in recipes.RECIPES:
         one, other = (results.read_fold(folder_of(runs, model)) for runs in (usual, tmp_path))
         has = model in HAVING["--gate"]
         assert np.array_equal(one.scores, other.scores) != has
@@ -338,7 +339,7 @@ def test_the_double_softmax_by_hand():
 
 
 def test_the_course_of_overlapping_segments_tells_when_they_begin_and_end():
-    front_end = train.front_end_of("tft", dict(overlap=0.5))
+    front_end = recipes.front_end_of("tft", dict(overlap=0.5))
     assert predict.segment_times(3, 1.5, front_end) == pytest.approx(np.array([[0, 0.8], [0.4, 1.2], [0.8, 1.5]]))
     assert predict.segment_times(1, 0.2, front_end).tolist() == [[0, 0.2]]
     apart = features.FRONT_ENDS["atfnn"]
@@ -348,7 +349,7 @@ def test_the_course_of_overlapping_segments_tells_when_they_begin_and_end():
 def test_overlapping_segments_stand_side_by_side(tmp_path):
     pytest.importorskip("matplotlib")
     figures.check_out(tmp_path / "figure.png")  # sets matplotlib up
-    front_end = train.front_end_of("tft", dict(overlap=0.5))
+    front_end = recipes.front_end_of("tft", dict(overlap=0.5))
     wave = np.random.default_rng(0).standard_normal(24_000).astype(np.float32)  # 1.5 s
     segments = features.log_mel(wave, front_end)
     assert len(segments) == 3

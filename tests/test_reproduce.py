@@ -20,8 +20,8 @@ from test_evaluate import ANSWERS, EARLIER, write_run
 import archive
 import evaluate
 import protocols
+import recipes
 import results
-import train
 from benchmarks import report, reproduce, synthetic
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -47,12 +47,12 @@ def test_every_row_of_every_table_has_its_command(capsys):
 def test_every_training_command_is_one_that_train_takes(capsys):
     for command, purpose in printed(capsys, "--db", "casia", "--root", "/somewhere", "--tft-epochs", "15"):
         if command[0] == "train.py":
-            config = train.parse_command_line(command[1:])
-            train.check_options(config)
+            config = recipes.parse_command_line(command[1:])
+            recipes.check_options(config)
             assert (config.seed, config.track, config.root) == ("0-4", "all", "/somewhere")
-            assert config.epochs == (15 if train.RECIPES[config.model] is train.TFT_RECIPE else None)
-            changed = train.settings_of(config, config.model) != train.settings_of(
-                train.Config(model=config.model, epochs=config.epochs), config.model
+            assert config.epochs == (15 if recipes.RECIPES[config.model] is recipes.TFT_RECIPE else None)
+            changed = recipes.settings_of(config, config.model) != recipes.settings_of(
+                recipes.Config(model=config.model, epochs=config.epochs), config.model
             )
             assert changed == ("sensitivity" in config.runs), purpose
 
@@ -66,7 +66,7 @@ def test_a_setting_of_the_study_wins_over_what_every_training_is_given(capsys):
     arguments = ["--db", "casia", "--part", "sensitivity", "--track", "validation", "--model", "tft"]
     told = printed(capsys, *arguments, "--", "--precision", "bfloat16")
     ((command, purpose),) = [one for one in told if "precision " in one[1]]  # rows have the other
-    config = train.parse_command_line(command[1:])
+    config = recipes.parse_command_line(command[1:])
     assert (config.precision, config.track, purpose) == ("float32", "validation", "tft: precision float32")
 
 
@@ -99,8 +99,8 @@ def test_every_gpu_figure_has_a_command_that_train_takes(tmp_path):
     logs = list((tmp_path / "out").glob("*.log"))
     for log in logs:
         command = shlex.split(log.read_text())
-        config = train.parse_command_line(command[1:])
-        train.check_options(config)
+        config = recipes.parse_command_line(command[1:])
+        recipes.check_options(config)
         assert (command[0], config.device, Path(config.runs).name) == ("train.py", "cuda", log.stem)
     assert len((tmp_path / "out/wall.txt").read_text().splitlines()) == len(logs) > 6
 
@@ -141,8 +141,8 @@ def test_a_failed_command_ends_the_study_with_its_code(monkeypatch, tmp_path):
 def test_each_setting_is_what_it_is_called():
     for setting, flags, models in reproduce.SENSITIVITY:
         for model in models:
-            config = train.parse_command_line(["--model", model, *flags])
-            changes = train.deviations_of(dict(train.settings_of(config, model), model=model))
+            config = recipes.parse_command_line(["--model", model, *flags])
+            changes = recipes.deviations_of(dict(recipes.settings_of(config, model), model=model))
             if setting == "precision float32":  # the papers' own
                 assert not changes and config.precision == "float32"
                 continue
@@ -202,8 +202,8 @@ def hits(per_cent):
 
 
 def settings(model, *flags):
-    config = train.parse_command_line(["--model", model, *flags])
-    return dict(model=model, seed=0, fold=1, track="last", recordings="r") | train.settings_of(config, model)
+    config = recipes.parse_command_line(["--model", model, *flags])
+    return dict(model=model, seed=0, fold=1, track="last", recordings="r") | recipes.settings_of(config, model)
 
 
 def lines_of_sensitivity(monkeypatch, rows, studies, seeds_to_decide=3):

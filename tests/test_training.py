@@ -22,6 +22,7 @@ from conftest import first_two, log_of, outcome, stop_before, write_part
 import engine
 import features
 import protocols
+import recipes
 import results
 import stack
 import train
@@ -80,7 +81,7 @@ def test_training_follows_a_plain_loop(model, lr, tolerance, manifest, tmp_path)
 
     database = protocols.open_database(str(manifest))
     fold = protocols.make_folds(database)[1]
-    front_end = features.FRONT_ENDS[train.RECIPES[model].front_end]
+    front_end = features.FRONT_ENDS[recipes.RECIPES[model].front_end]
     clips = [features.extract(database.root / path, front_end)[0] for path in database.paths]
     x = torch.from_numpy(np.concatenate([clips[i] for i in fold.train]))[:, None]
     y = torch.tensor([database.labels[i] for i in fold.train for _ in clips[i]])
@@ -137,7 +138,7 @@ def test_seeds_give_other_weights_and_other_scores(manifest, tmp_path):
 def test_the_recipes_are_the_papers():
     papers = dict.fromkeys(("tft", "tft-t+f", "tft-t+tf", "tft-f+tf"), ("tft", 1000, 64, 1e-3))
     papers |= dict.fromkeys(("atfnn", "afnn", "atnn", "tfnn"), ("atfnn", 100, 128, 5e-4))
-    assert {name: (r.front_end, r.epochs, r.batch_size, r.lr) for name, r in train.RECIPES.items()} == papers
+    assert {name: (r.front_end, r.epochs, r.batch_size, r.lr) for name, r in recipes.RECIPES.items()} == papers
 
 
 # ----------------------------------------------------------------------------------- validation track
@@ -391,18 +392,18 @@ def test_a_terminal_shows_a_line_for_each_fold_in_progress_below_those_that_ende
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     out, file = Terminal(), io.StringIO()
-    one, two = train.Progress("one", out), train.Progress("two", out)
+    one, two = results.Progress("one", out), results.Progress("two", out)
     one.running("1 %"), two.running("2 %"), one.running("3 %")
     assert out.screen() == ["one: 3 %", "two: 2 %"]
     one.line("done")
     assert out.screen() == ["one: done", "two: 2 %"]
     two.line("done")
-    assert out.screen() == ["one: done", "two: done"] and not train.Progress.board
-    plain = train.Progress("plain", file)
+    assert out.screen() == ["one: done", "two: done"] and not results.Progress.board
+    plain = results.Progress("plain", file)
     for percent in range(4):  # 30 s apart
         plain.running(f"{percent} %")
     assert file.getvalue() == "plain: 1 %\nplain: 3 %\n"
-    assert [train.duration(seconds) for seconds in (59.6, 75, 3675)] == ["1:00", "1:15", "1:01:15"]
+    assert [results.duration(seconds) for seconds in (59.6, 75, 3675)] == ["1:00", "1:15", "1:01:15"]
 
 
 def test_processes_on_one_folder_share_the_folds(manifest, tmp_path):
