@@ -37,7 +37,9 @@ ROWS = {  # model -> tables in which it has a row, in the order in which they ar
     **dict.fromkeys(("afnn", "atnn", "tfnn"), "ATFNN Table III"),
 }
 BOTH = ("tft", "atfnn")
-FAMILIES = [[model for model in ROWS if recipes.RECIPES[model] is recipes.RECIPES[full]] for full in BOTH]  # with their ablations
+FAMILIES = [  # with their ablations
+    [model for model in ROWS if recipes.RECIPES[model] is recipes.RECIPES[full]] for full in BOTH
+]
 SENSITIVITY = [  # name, options of train.py, models; epochs 100 and 300 are read off longer rows
     *((f"normalization {one}", ("--normalization", one), BOTH) for one in ("none", "segment", "utterance", "speaker")),
     ("overlap 0.5", ("--overlap", "0.5"), BOTH),
@@ -70,7 +72,10 @@ def folder_of(setting):
 
 def trainings(db, options):
     """(what it is for, command) of each training of a database, in the order in which they are run."""
-    epochs = {model: options.tft_epochs if recipes.RECIPES[model] is recipes.TFT_RECIPE else options.atfnn_epochs for model in recipes.RECIPES}
+    epochs = {
+        model: options.tft_epochs if recipe is recipes.TFT_RECIPE else options.atfnn_epochs
+        for model, recipe in recipes.RECIPES.items()
+    }
     runs = Path(options.runs)
 
     def training(model, protocol, folder, *more):
