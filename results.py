@@ -68,6 +68,9 @@ def processor():
     return platform.processor() or platform.machine()
 
 
+# ------------------------------------------------------------------------------ what commands share
+
+
 @contextmanager
 def plain_errors(program, interrupted="finished folds are kept, repeat the command to go on"):
     """Turn every foreseeable mistake into one line on standard error and an exit code; `interrupted` tells what
