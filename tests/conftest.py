@@ -41,7 +41,7 @@ def command(main, *arguments):
 
 @pytest.fixture(scope="module")
 def quiet_machine(tmp_path_factory):
-    """A cache of our own, and one thread: small steps gain nothing from more."""
+    """A cache of our own, and one thread: small steps gain nothing from more, and lose much beside other work."""
     patch = pytest.MonkeyPatch()
     patch.setenv("SER_CACHE", str(tmp_path_factory.mktemp("cache")))
     threads = torch.get_num_threads()

@@ -24,6 +24,7 @@ import recipes
 import stack
 import train
 
+pytestmark = pytest.mark.usefixtures("quiet_machine")
 STEPS = 50
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 GPU = pytest.param("cuda", marks=needs_gpu)
