@@ -51,7 +51,8 @@ def inspect(path):
     except (OSError, RuntimeError, TypeError, ValueError):
         about = None  # read_audio has words for it
     try:
-        wave = features.read_audio(path, about.samplerate if about else features.FrontEnd.rate)
+        with features.enough_memory(path):
+            wave = features.read_audio(path, about.samplerate if about else features.FrontEnd.rate)
     except features.AudioError as error:
         return Recording(fault=str(error))
     return Recording(about.samplerate, about.channels, len(wave), digest)

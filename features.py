@@ -26,6 +26,7 @@ import struct
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from math import ceil, gcd
@@ -100,6 +101,15 @@ FRONT_ENDS = {
 # ---------------------------------------------------------------------------------- one recording
 
 
+@contextmanager
+def enough_memory(path):
+    """AudioError where what is done inside with a recording takes more memory than there is."""
+    try:
+        yield
+    except MemoryError:  # it is long, or a damaged header says so
+        raise AudioError(f"{path}: is too long for this machine's memory; cut it into parts") from None
+
+
 def read_audio(path, rate=16_000):
     """Read a recording as mono float32 in [-1, 1] at `rate` Hz, shape (samples,).
 
@@ -121,8 +131,6 @@ def read_audio(path, rate=16_000):
             short = len(wave) < file.frames or _wav_cut_short(path)
     except AudioError:
         raise
-    except MemoryError:  # or a damaged header says so
-        raise AudioError(f"{path}: is too long for this machine's memory; cut it into parts") from None
     except (OSError, RuntimeError, TypeError, ValueError) as error:
         reason = str(getattr(error, "error_string", error)).splitlines()[0].rstrip(".")
         if not os.path.getsize(path):
@@ -261,10 +269,12 @@ def log_mel(wave, front_end):
 
 def extract(path, front_end):
     """Log-Mel segments of a recording, float32 (S, bands, frames), its length in seconds, its file's SHA-256."""
-    wave = read_audio(path, front_end.rate)
+    with enough_memory(path):
+        wave = read_audio(path, front_end.rate)
+        segments = log_mel(wave, front_end)
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return log_mel(wave, front_end), len(wave) / front_end.rate, digest
+    return segments, len(wave) / front_end.rate, digest
 
 
 # ----------------------------------------------------------------------- many recordings, and the cache

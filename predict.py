@@ -206,8 +206,9 @@ def predict_group(loaded, files, device, stop):
     front_end = loaded[0].front_end
     for file in files:
         try:
-            wave = features.read_audio(file, front_end.rate)
-            batch.append((file, features.log_mel(wave, front_end), len(wave) / front_end.rate))
+            with features.enough_memory(file):
+                wave = features.read_audio(file, front_end.rate)
+                batch.append((file, features.log_mel(wave, front_end), len(wave) / front_end.rate))
         except features.AudioError as error:
             done.append(str(error))
         if sum(len(segments) for _, segments, _ in batch) >= BATCH:

@@ -442,7 +442,6 @@ BROKEN = {
     "cut stereo": lambda path: (soundfile.write(path, np.stack([noise(5000)] * 2, 1), 16000), cut(path, 4000)),
     "cut extensible": lambda path: write_cut(path, format="WAVEX"),
     "cut FLAC": lambda path: write_cut(path, format="FLAC"),
-    "endless FLAC": write_endless,
     "cut after long notes": write_cut_with_long_notes,
     "not a number": lambda path: write_with(path, np.nan),
     "infinite": lambda path: write_with(path, np.inf),
@@ -463,6 +462,21 @@ def test_a_broken_recording_is_refused_in_one_line_that_names_it(tmp_path, kind)
         features.read_audio(path)
     message = str(refused.value)
     assert message.startswith(f"{path}: ") and message.count("näme 1.wav") == 1 and len(message.splitlines()) == 1
+
+
+@pytest.mark.parametrize("too_much", ["samples", "segments"])
+def test_a_recording_too_long_for_the_memory_is_refused_in_one_line(too_much, tmp_path, monkeypatch):
+    def log_mel(wave, front_end):
+        raise MemoryError
+
+    path = tmp_path / "long.flac"
+    if too_much == "samples":
+        write_endless(path)
+    else:
+        soundfile.write(path, noise(5000), 16000)
+        monkeypatch.setattr(features, "log_mel", log_mel)
+    with pytest.raises(AudioError, match=f"^{path}: is too long for this machine's memory; cut it into parts$"):
+        features.extract(path, TFT)
 
 
 # ------------------------------------------------------------------------------------------------- the cache

@@ -367,9 +367,8 @@ INPUTS = {  # (b, t, f), more rows than one block of ScalarAttention holds
 }
 
 
-WRITTEN = pytest.mark.parametrize(
-    "operators", [None, stack], ids=["own", "stack"]
-)  # in blocks of rows, and as stack.py takes it
+# in blocks of rows, and as stack.py takes it
+WRITTEN = pytest.mark.parametrize("operators", [None, stack], ids=["own", "stack"])
 
 
 @pytest.mark.parametrize("kind", INPUTS)

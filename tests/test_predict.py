@@ -152,6 +152,22 @@ def test_any_rate_and_channels(corpus, runs, tmp_path, capsys):
 # ---------------------------------------------------------------------------------------- what is refused
 
 
+def test_a_recording_too_long_for_the_memory_is_passed_over(corpus, runs, monkeypatch, capsys):
+    places, log_mel = [corpus / "wav" / "S1" / f"angry_0{take}.wav" for take in (1, 2)], features.log_mel
+    lengths = [len(features.read_audio(place)) for place in places]
+    assert lengths[0] != lengths[1]
+
+    def limited(wave, front_end):
+        if len(wave) == lengths[0]:
+            raise MemoryError
+        return log_mel(wave, front_end)
+
+    monkeypatch.setattr(features, "log_mel", limited)
+    rows, errors = predicted(capsys, "--run", seed_folder(runs) / "fold1", *places)
+    assert [row["file"] for row in rows] == [str(places[1])]
+    assert any(f"{places[0]}: is too long for this machine's memory" in line for line in errors)
+
+
 def test_unusable_recordings_are_passed_over_with_a_line_each(corpus, runs, tmp_path, capsys):
     place = corpus / "wav" / "S1" / "angry_01.wav"
     (tmp_path / "folder").mkdir()
