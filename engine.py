@@ -1,8 +1,8 @@
 """What runs on the device: a database's segments, their normalisation, and a fold in training.
 
 `train.py` decides what is trained and saves it; here it is computed. A `Training` queues the steps of an epoch
-(`begin_epoch`) and collects their losses (`end_epoch`), so that several folds can work on one GPU at once, each
-on its own stream. The host waits for the device once an epoch. Engines, chosen by `choose_engine`:
+(`begin_epoch`, then `queue`, some at a time) and collects their losses (`end_epoch`), so that several folds can work on
+one GPU at once, each on its own stream. The host waits for the device once an epoch. Engines, chosen by `choose_engine`:
 
     eager     runs a step operation by operation; on a CPU, and the reference
     graph     records a step once as a CUDA graph and replays it, which spares the time between small kernels
@@ -26,6 +26,7 @@ import protocols
 
 EVAL_BATCH = 256  # segments scored at once
 VARIANCE_FLOOR = 1e-8  # of a band's log energy, for recordings with digital silence
+QUEUED = 64  # recorded steps of a fold that are queued before it is another's turn
 WARM_UP = 3  # steps before a graph is recorded, taken back afterwards
 WORTH_COMPILING = 30_000  # steps of all folds, which it makes 1 ms (TFT) to 4 (ATFNN) shorter: it takes half a minute
 
@@ -286,6 +287,7 @@ class Training:
         self.epoch = 0
         sizes = torch.arange(len(self.segments)).split(settings["batch_size"])
         self.sizes = [len(size) for size in sizes]  # segments of each step
+        self.done = len(self.sizes)  # steps of the epoch that are queued
         # what a step reads and moves on by itself, on the device, so that a recorded step can be repeated
         self.order = self.segments.clone()
         self.place, self.number = (torch.zeros(1, dtype=torch.int64, device=device) for _ in range(2))
@@ -322,16 +324,24 @@ class Training:
             self.train_from(0, report)
 
     def train_from(self, done, report=lambda step, steps: None):
-        """Queue the epoch's steps after the first `done`."""
-        sizes = self.sizes[done:]
-        with torch.cuda.stream(self.stream), self.own_masks():
+        """Queue the epoch's steps after the first `done`, or the first of them."""
+        with torch.cuda.stream(self.stream):
             if self.recorded:
-                for size in sorted(set(sizes) - set(self.graphs), reverse=True):
+                for size in sorted(set(self.sizes[done:]) - set(self.graphs), reverse=True):
                     self.graphs[size] = self.record(size)
             self.place.fill_(sum(self.sizes[:done])), self.number.fill_(done)
-            for step, size in enumerate(sizes, done + 1):
+        self.done = done
+        self.queue(report)
+
+    def queue(self, report=lambda step, steps: None):
+        """Queue steps of the epoch that are left, recorded ones QUEUED at a time; False if there are none."""
+        sizes = self.sizes[self.done :][: QUEUED if self.recorded else None]
+        with torch.cuda.stream(self.stream), self.own_masks():
+            for size in sizes:
                 self.graphs[size].replay() if self.recorded else self.step(size)
-                report(step, len(self.sizes))
+                self.done += 1
+                report(self.done, len(self.sizes))
+        return bool(sizes)
 
     @contextmanager
     def own_masks(self):
@@ -346,6 +356,8 @@ class Training:
 
     def end_epoch(self):
         """Wait for the epoch and return the loss of each step."""
+        while self.queue():
+            pass
         with torch.cuda.stream(self.stream):
             losses = self.losses.tolist()
         self.epoch += 1

@@ -479,7 +479,8 @@ class FoldQueue:
                 run.begin_epoch()
             del new
             for run in list(self.running):
-                self.advance(run)
+                if not run.training.queue():
+                    self.advance(run)
             run = None  # what a finished fold held is free before the next begins
 
     def close(self):

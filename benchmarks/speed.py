@@ -143,6 +143,8 @@ def our_loop(data, settings, kind, folds=1):
         start = time.perf_counter()
         for run in runs:
             run.begin_epoch()
+        while any([run.queue() for run in runs]):
+            pass
         for run in runs:
             run.end_epoch()
         spent.append(time.perf_counter() - start)

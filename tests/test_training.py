@@ -419,29 +419,34 @@ def test_processes_on_one_folder_share_the_folds(manifest, tmp_path):
     assert len(trained) == len(set(trained)) == 10  # each fold of each seed once
 
 
-@pytest.mark.parametrize("saved_after", [0, 1])
-def test_recorded_steps_are_the_steps_of_eager(saved_after, manifest, monkeypatch):
-    """Without a GPU, a recording that computes nothing and a replay that runs the step stand in for CUDA's."""
-    step, recording, pools = engine.Training.step, [], []
+@pytest.fixture
+def replayed(monkeypatch):
+    """The trainings whose steps are replayed, in order.
+
+    Without a GPU, a recording that computes nothing and a replay that runs the step stand in for CUDA's.
+    """
+    step, recording, told, pools = engine.Training.step, [], [], set()
 
     class Graph:
         def replay(self):
+            told.append(self.training)
             step(self.training, self.size)
 
         def pool(self):
-            return "of the first"
+            return self.training
 
     class Record:
         def __init__(self, graph, pool, stream):
-            assert pool == (None if not pools else "of the first")
-            self.graph = graph
-            pools.append(pool)
+            self.graph, self.pool = graph, pool
 
         def __enter__(self):
             recording.append(self.graph)
 
         def __exit__(self, *error):
             recording.clear()
+            training = self.graph.training
+            assert self.pool is (training if training in pools else None)  # a fold's graphs share that of its first
+            pools.add(training)
 
     def spied(self, size):
         if recording:
@@ -449,6 +454,14 @@ def test_recorded_steps_are_the_steps_of_eager(saved_after, manifest, monkeypatc
         else:
             step(self, size)
 
+    monkeypatch.setattr(engine.Training, "step", spied)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", Record)
+    return told
+
+
+@pytest.mark.parametrize("saved_after", [0, 1])
+def test_recorded_steps_are_the_steps_of_eager(saved_after, manifest, replayed, monkeypatch):
     compiled = []
 
     def network(model, x):
@@ -456,9 +469,6 @@ def test_recorded_steps_are_the_steps_of_eager(saved_after, manifest, monkeypatc
         return model(x)
 
     monkeypatch.setattr(engine, "compiled_network", lambda: network)
-    monkeypatch.setattr(engine.Training, "step", spied)
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
-    monkeypatch.setattr(torch.cuda, "graph", Record)
     database = protocols.open_database(str(manifest))
     data = engine.to_device(database, train.load_features(database, features.FRONT_ENDS["tft"]), "cpu")
     settings = dict(
@@ -467,7 +477,6 @@ def test_recorded_steps_are_the_steps_of_eager(saved_after, manifest, monkeypatc
     )  # fmt: skip
     told = []
     for kind in ("eager", "graph", "compiled"):
-        pools.clear()
         training = engine.Training(data, settings, range(20))
         for _ in range(saved_after):
             training.begin_epoch(), training.end_epoch()
@@ -482,6 +491,21 @@ def test_recorded_steps_are_the_steps_of_eager(saved_after, manifest, monkeypatc
         assert set(compiled) == ({24} if kind == "compiled" else set())  # an epoch's odd last step is not
         told.append((losses, [value.numpy().tobytes() for value in training.model.state_dict().values()]))
     assert told[0] == told[1] == told[2]
+    assert len(replayed) == 2 * 2 * len(training.sizes)  # two engines, two epochs
+
+
+def test_recorded_folds_take_turns_within_an_epoch(manifest, uninterrupted, replayed, tmp_path, monkeypatch):
+    how = ("--epochs", 2, "--batch-size", 8)
+    whole = uninterrupted(*how)
+    monkeypatch.setattr(engine, "QUEUED", 2)
+    monkeypatch.setattr(engine, "choose_engine", lambda *told: "graph")
+    train.main(base(manifest, tmp_path, *how, "--fold", "all", "--together", 5))
+    assert outcome(folder_of(tmp_path)) == whole
+    folds = list(dict.fromkeys(replayed))
+    steps = [len(training.sizes) for training in folds]
+    assert len(folds) == 5 and min(steps) >= 4
+    assert replayed[:20] == [training for _ in range(2) for training in folds for _ in range(2)]
+    assert [replayed.count(training) for training in folds] == [2 * number for number in steps]
 
 
 def test_the_engine_is_chosen_by_the_steps_of_all_folds(manifest, tmp_path, monkeypatch):
