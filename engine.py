@@ -1,8 +1,9 @@
 """What runs on the device: a database's segments, their normalisation, and a fold in training.
 
-`train.py` decides what is trained and saves it; here it is computed. A `Training` queues the steps of an epoch
-(`begin_epoch`, then `queue`, some at a time) and collects their losses (`end_epoch`), so that several folds can work on
-one GPU at once, each on its own stream. The host waits for the device once an epoch. Engines, chosen by `choose_engine`:
+`train.py` decides what is trained and saves it; here it is computed. A `Training` begins an epoch (`begin_epoch`),
+queues its steps (`queue`, some at a time) and collects their losses (`end_epoch`), so that several folds can work on
+one GPU at once, each on its own stream. The host waits for the device once an epoch. Engines, chosen by
+`choose_engine`:
 
     eager     runs a step operation by operation; on a CPU, and the reference
     graph     records a step once as a CUDA graph and replays it, which spares the time between small kernels
@@ -26,9 +27,9 @@ import protocols
 
 EVAL_BATCH = 256  # segments scored at once
 VARIANCE_FLOOR = 1e-8  # of a band's log energy, for recordings with digital silence
-QUEUED = 64  # recorded steps of a fold that are queued before it is another's turn
+TURN = 64  # recorded steps of a fold that are queued before it is another's turn
 WARM_UP = 3  # steps before a graph is recorded, taken back afterwards
-WORTH_COMPILING = 30_000  # steps of all folds, which it makes 1 ms (TFT) to 4 (ATFNN) shorter: it takes half a minute
+WORTH_COMPILING = 30_000  # steps of a network's folds, which it mostly makes 1 ms or more shorter, in half a minute
 
 # ----------------------------------------------------------------------------------------------- data
 
@@ -287,7 +288,7 @@ class Training:
         self.epoch = 0
         sizes = torch.arange(len(self.segments)).split(settings["batch_size"])
         self.sizes = [len(size) for size in sizes]  # segments of each step
-        self.done = len(self.sizes)  # steps of the epoch that are queued
+        self.queued = len(self.sizes)  # of the steps of this epoch
         # what a step reads and moves on by itself, on the device, so that a recorded step can be repeated
         self.order = self.segments.clone()
         self.place, self.number = (torch.zeros(1, dtype=torch.int64, device=device) for _ in range(2))
@@ -313,34 +314,36 @@ class Training:
         self.place += size
         self.number += 1
 
-    def begin_epoch(self, report=lambda step, steps: None):
-        """Queue the next epoch's steps."""
+    def begin_epoch(self):
+        """Choose the order of the next epoch; a stack, once all its folds have, queues their whole batches."""
         with torch.cuda.stream(self.stream):
             permutation = epoch_order(len(self.segments), self.settings["seed"], self.epoch + 1)
             self.order.copy_(self.segments[permutation.to(self.segments.device)])
         if self.stack:
             self.stack.arrive(self)
         else:
-            self.train_from(0, report)
+            self.start_from(0)
 
-    def train_from(self, done, report=lambda step, steps: None):
-        """Queue the epoch's steps after the first `done`, or the first of them."""
+    def start_from(self, step):
+        """Leave the epoch's steps from that one on to `queue`."""
         with torch.cuda.stream(self.stream):
             if self.recorded:
-                for size in sorted(set(self.sizes[done:]) - set(self.graphs), reverse=True):
+                for size in sorted(set(self.sizes[step:]) - set(self.graphs), reverse=True):
                     self.graphs[size] = self.record(size)
-            self.place.fill_(sum(self.sizes[:done])), self.number.fill_(done)
-        self.done = done
-        self.queue(report)
+            self.place.fill_(sum(self.sizes[:step])), self.number.fill_(step)
+        self.queued = step
 
     def queue(self, report=lambda step, steps: None):
-        """Queue steps of the epoch that are left, recorded ones QUEUED at a time; False if there are none."""
-        sizes = self.sizes[self.done :][: QUEUED if self.recorded else None]
+        """Queue steps of the epoch that are left, recorded ones TURN at a time; False if there are none.
+
+        Others all at once, as dropout draws the masks of an epoch in one go.
+        """
+        sizes = self.sizes[self.queued :][: TURN if self.recorded else None]
         with torch.cuda.stream(self.stream), self.own_masks():
             for size in sizes:
                 self.graphs[size].replay() if self.recorded else self.step(size)
-                self.done += 1
-                report(self.done, len(self.sizes))
+                self.queued += 1
+                report(self.queued, len(self.sizes))
         return bool(sizes)
 
     @contextmanager

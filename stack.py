@@ -358,7 +358,7 @@ class Stack:
             if member in self.present:
                 if self.stream:
                     member.stream.wait_stream(self.stream)
-                member.train_from(done)
+                member.start_from(done)
 
     def record(self):
         """A CUDA graph of one step, on the stack's stream."""

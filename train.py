@@ -25,7 +25,7 @@ import platform
 import shlex
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -183,7 +183,7 @@ def as_bytes(content):
 class FoldRun:
     """One fold from its first epoch, or its saved state, to its files; the caller holds its lock.
 
-    Epochs come in two halves, so that other folds can compute in between: `begin_epoch` queues, `end_epoch` keeps.
+    Epochs come in parts, so that other folds can compute in between: `begin_epoch` and `queue`, then `end_epoch`.
     """
 
     def __init__(self, job, data, folds_total, how, save_every, show):
@@ -212,13 +212,17 @@ class FoldRun:
         return self.training.epoch >= self.job.settings["epochs"]
 
     def begin_epoch(self):
-        epoch, epochs = self.training.epoch + 1, self.job.settings["epochs"]
+        self.training.begin_epoch()
+        self.queue()
+
+    def queue(self):
+        """Queue steps of the epoch that are left; False if there are none."""
 
         def report(step, steps):
-            if epoch == 1:  # later epochs tell their pace
-                self.show.running(f"epoch 1/{epochs}  step {step}/{steps}")
+            if self.training.epoch == 0:  # later epochs tell their pace
+                self.show.running(f"epoch 1/{self.job.settings['epochs']}  step {step}/{steps}")
 
-        self.training.begin_epoch(report)
+        return self.training.queue(report)
 
     def end_epoch(self):
         """Log the epoch, keep the scores that are due, and save the state now and then."""
@@ -416,9 +420,10 @@ def even_share(waiting, together):
 class FoldQueue:
     """The folds of one command that wait and that are in training."""
 
-    def __init__(self, database, heard, folds_total, how, save_every, device, jobs_total):
+    def __init__(self, database, heard, folds_total, engines, together, save_every, device, jobs_total):
         self.database, self.heard, self.folds_total = database, heard, folds_total
-        self.how, self.save_every, self.device, self.jobs_total = how, save_every, device, jobs_total
+        self.engines, self.together = engines, together  # of each model; folds at once
+        self.save_every, self.device, self.jobs_total = save_every, device, jobs_total
         self.loaded = {}  # front end -> data on the device
         self.running = {}  # fold in training -> its lock
         self.failed = []  # messages of the folds that ended in an error
@@ -430,7 +435,8 @@ class FoldQueue:
             if not mine or is_finished(job):  # by another process, meanwhile
                 return None
             show = results.Progress(f"[{number}/{self.jobs_total}] {title(job, self.folds_total)}")
-            run = FoldRun(job, self.data_of(job), self.folds_total, self.how, self.save_every, show)
+            how = dict(engine=self.engines[job.settings["model"]], together=self.together)
+            run = FoldRun(job, self.data_of(job), self.folds_total, how, self.save_every, show)
             self.running[run] = lock.pop_all()
             return run
 
@@ -443,7 +449,7 @@ class FoldQueue:
         return self.loaded[front_end]
 
     def advance(self, run):
-        """Collect the epoch that was queued, and queue the next: only a stack waits for all its folds."""
+        """Collect the epoch that was queued, and begin the next: only a stack waits for all its folds."""
         try:
             run.end_epoch()
         except results.RunError as error:  # the other folds go on
@@ -467,7 +473,7 @@ class FoldQueue:
 
         waiting = deque(waiting)
         while waiting or self.running:
-            room, new = self.how["together"], []
+            room, new = self.together, []
             if stacked:
                 room = 0 if self.running else even_share(len(waiting), room)
             while waiting and len(self.running) < room:
@@ -478,9 +484,10 @@ class FoldQueue:
             for run in new:
                 run.begin_epoch()
             del new
+            while any([run.queue() for run in self.running]):  # in turns: a device's queue is not endless
+                pass
             for run in list(self.running):
-                if not run.training.queue():
-                    self.advance(run)
+                self.advance(run)
             run = None  # what a finished fold held is free before the next begins
 
     def close(self):
@@ -497,18 +504,23 @@ def train_all(jobs, database, heard, folds_total, config):
 
     device = engine.choose_device(config.device, local_rank())
     together = min(config.together or (1 if device == "cpu" else 10), len(jobs))
-    steps = sum(steps_of(job, heard[recipes.RECIPES[job.settings["model"]].front_end]) for job in jobs)
-    how = dict(engine=engine.choose_engine(config.engine, device, steps, config.dropout), together=together)
-    if how["engine"] == "compiled":
+    steps = Counter()
+    for job in jobs:
+        model = job.settings["model"]
+        steps[model] += steps_of(job, heard[recipes.RECIPES[model].front_end])
+    engines = {
+        model: engine.choose_engine(config.engine, device, number, config.dropout) for model, number in steps.items()
+    }
+    if "compiled" in engines.values():
         print(f"{database.name}: compiling takes half a minute a network (ATFNN: and number of folds)", flush=True)
     engine.prepare(device, config.deterministic)
 
     def network_of_many(waiting):
         """The model of a fold that is trained as one network with others, else None."""
         model = waiting[1].settings["model"]
-        return model if engine.is_stacked(model, how["engine"]) else None
+        return model if engine.is_stacked(model, engines[model]) else None
 
-    queue = FoldQueue(database, heard, folds_total, how, config.save_every, device, len(jobs))
+    queue = FoldQueue(database, heard, folds_total, engines, together, config.save_every, device, len(jobs))
     with contextlib.closing(queue):
         try:
             for model, part in groupby(enumerate(jobs, 1), network_of_many):

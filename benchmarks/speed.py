@@ -359,7 +359,7 @@ def report(options):
     yield f"# Training speed on {chip}\n"
     told = f"Python {platform.python_version()}, torch {torch.__version__}, NumPy {np.__version__}"
     command = shlex.join(["python", "benchmarks/speed.py", *sys.argv[1:]])
-    yield f"{told}, {time.strftime('%Y-%m-%d')}; `{command}`"
+    yield f"{told}, models.py {train.VERSIONS['models.py'][:8]}, {time.strftime('%Y-%m-%d')}; `{command}`"
     rates, bandwidth = ceilings(device)
     told = ", ".join(f"{rate / 1e12:.2f} TFLOP/s in {precision}" for precision, rate in rates.items())
     yield f"Large product: {told}; large copy: {bandwidth / 1e9:.0f} GB/s.\n"

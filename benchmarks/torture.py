@@ -196,10 +196,10 @@ VALUES += ["ü", "-", "tft", "x" * 300]
 def stop_after_an_epoch(arguments):
     begin_epoch = engine.Training.begin_epoch
 
-    def stopping(self, report):
+    def stopping(self):
         if self.epoch:
             raise KeyboardInterrupt
-        begin_epoch(self, report)
+        begin_epoch(self)
 
     engine.Training.begin_epoch = stopping  # in this forked process alone
     train.main(arguments)

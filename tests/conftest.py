@@ -55,10 +55,10 @@ def stop_before(epoch, patch):
     """Ctrl-C once that many epochs of a fold are done, until the patch is undone."""
     begin_epoch = engine.Training.begin_epoch
 
-    def stopping(self, report):
+    def stopping(self):
         if self.epoch == epoch:
             raise KeyboardInterrupt
-        begin_epoch(self, report)
+        begin_epoch(self)
 
     patch.setattr(engine.Training, "begin_epoch", stopping)
 

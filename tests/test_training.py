@@ -222,7 +222,7 @@ def test_a_run_that_was_stopped_in_any_epoch_gives_the_same_bits(
             patch.setattr(
                 engine.Training,
                 "begin_epoch",
-                lambda self, report, calls=calls: calls.append(self.epoch) or begin_epoch(self, report),
+                lambda self, calls=calls: calls.append(self.epoch) or begin_epoch(self),
             )
             train.main(base(manifest, runs, *arguments))
         assert calls == list(range(stop, 5))  # nothing was trained twice
@@ -421,7 +421,7 @@ def test_processes_on_one_folder_share_the_folds(manifest, tmp_path):
 
 @pytest.fixture
 def replayed(monkeypatch):
-    """The trainings whose steps are replayed, in order.
+    """(training, epochs behind it) of the steps that are replayed, in order.
 
     Without a GPU, a recording that computes nothing and a replay that runs the step stand in for CUDA's.
     """
@@ -429,7 +429,7 @@ def replayed(monkeypatch):
 
     class Graph:
         def replay(self):
-            told.append(self.training)
+            told.append((self.training, self.training.epoch))
             step(self.training, self.size)
 
         def pool(self):
@@ -442,11 +442,12 @@ def replayed(monkeypatch):
         def __enter__(self):
             recording.append(self.graph)
 
-        def __exit__(self, *error):
+        def __exit__(self, kind, *error):
             recording.clear()
-            training = self.graph.training
-            assert self.pool is (training if training in pools else None)  # a fold's graphs share that of its first
-            pools.add(training)
+            if kind is None:
+                training = self.graph.training
+                assert self.pool is (training if training in pools else None)  # a fold's graphs share that of its first
+                pools.add(training)
 
     def spied(self, size):
         if recording:
@@ -457,6 +458,7 @@ def replayed(monkeypatch):
     monkeypatch.setattr(engine.Training, "step", spied)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "graph", Record)
+    monkeypatch.setattr(engine, "TURN", 2)
     return told
 
 
@@ -494,37 +496,52 @@ def test_recorded_steps_are_the_steps_of_eager(saved_after, manifest, replayed, 
     assert len(replayed) == 2 * 2 * len(training.sizes)  # two engines, two epochs
 
 
-def test_recorded_folds_take_turns_within_an_epoch(manifest, uninterrupted, replayed, tmp_path, monkeypatch):
+@pytest.mark.parametrize("turn", [2, 6])  # within an epoch; and where some folds need one turn more than others
+def test_recorded_folds_take_turns(turn, manifest, uninterrupted, replayed, tmp_path, monkeypatch):
     how = ("--epochs", 2, "--batch-size", 8)
     whole = uninterrupted(*how)
-    monkeypatch.setattr(engine, "QUEUED", 2)
+    monkeypatch.setattr(engine, "TURN", turn)
     monkeypatch.setattr(engine, "choose_engine", lambda *told: "graph")
     train.main(base(manifest, tmp_path, *how, "--fold", "all", "--together", 5))
     assert outcome(folder_of(tmp_path)) == whole
-    folds = list(dict.fromkeys(replayed))
+    folds = list(dict.fromkeys(training for training, _ in replayed))
     steps = [len(training.sizes) for training in folds]
-    assert len(folds) == 5 and min(steps) >= 4
-    assert replayed[:20] == [training for _ in range(2) for training in folds for _ in range(2)]
-    assert [replayed.count(training) for training in folds] == [2 * number for number in steps]
+    assert len(folds) == 5 and min(steps) == 6 < max(steps)
+    assert replayed == [
+        (training, epoch)
+        for epoch in range(2)
+        for done in range(0, max(steps), turn)
+        for training, number in zip(folds, steps)
+        for _ in range(done, min(done + turn, number))
+    ]
 
 
-def test_the_engine_is_chosen_by_the_steps_of_all_folds(manifest, tmp_path, monkeypatch):
-    asked = []
+def test_the_engine_is_chosen_by_the_steps_of_all_folds_of_a_network(manifest, tmp_path, monkeypatch):
+    asked, trained, start = [], {}, train.FoldRun.start
 
     def choose(*told):
         asked.append(told)
-        return "eager"
+        return ["eager", "graph"][len(asked) - 1]
+
+    def started(self, kind):
+        trained.setdefault(self.job.settings["model"], set()).add(kind)
+        start(self, "eager")
 
     monkeypatch.setattr(engine, "choose_engine", choose)
-    how = ("--epochs", 3, "--fold", "all", "--dropout", 0.1, "--together", 9)
+    monkeypatch.setattr(train.FoldRun, "start", started)
+    how = ("--model", "all", "--epochs", 1, "--fold", "all", "--dropout", 0.1, "--together", 9)
+    monkeypatch.setattr(recipes, "chosen_models", lambda config: ["atnn", "tft-t+f"])
     train.main(base(manifest, tmp_path, *how))
     database = protocols.open_database(str(manifest))
-    counts = train.load_features(database, features.FRONT_ENDS["atfnn"]).counts
-    folds = protocols.make_folds(database, "speaker")
-    assert asked == [("auto", "cpu", sum(3 * (counts[fold.train].sum() // 16) for fold in folds), 0.1)]
-    assert asked[0][2] > 0
-    machine = results.read_config(folder_of(tmp_path))["machine"]
-    assert machine["together"] == len(folds) == 5  # no more than there are
+    folds, steps = protocols.make_folds(database, "speaker"), []
+    for front_end in ("atfnn", "tft"):
+        counts = train.load_features(database, features.FRONT_ENDS[front_end]).counts
+        steps.append(sum(counts[fold.train].sum() // 16 for fold in folds))
+    assert asked == [("auto", "cpu", number, 0.1) for number in steps] and 0 < steps[0] < steps[1]
+    assert trained == {"atnn": {"eager"}, "tft-t+f": {"graph"}}
+    for model, kind in (("atnn", "eager"), ("tft-t+f", "graph")):
+        machine = results.read_config(folder_of(tmp_path, model))["machine"]
+        assert machine["together"] == 9 and machine["engine"] == kind
 
 
 @pytest.mark.parametrize(
@@ -745,7 +762,7 @@ def test_saving_the_state_at_its_default_is_rare(manifest, tmp_path, monkeypatch
         self.epoch += 1
         return [1.0] * len(self.sizes)
 
-    monkeypatch.setattr(engine.Training, "begin_epoch", lambda self, report: None)
+    monkeypatch.setattr(engine.Training, "begin_epoch", lambda self: None)
     monkeypatch.setattr(engine.Training, "end_epoch", end_epoch)
     monkeypatch.setattr(train.FoldRun, "save", lambda self, path: saved.append(self.training.epoch))
     clock = iter(range(10**6))
