@@ -12,6 +12,7 @@ one GPU at once, each on its own stream. The host waits for the device once an e
 """
 
 import functools
+import math
 import os
 import warnings
 from contextlib import contextmanager
@@ -29,7 +30,6 @@ EVAL_BATCH = 256  # segments scored at once
 VARIANCE_FLOOR = 1e-8  # of a band's log energy, for recordings with digital silence
 TURN = 64  # recorded steps of a fold that are queued before it is another's turn
 WARM_UP = 3  # steps before a graph is recorded, taken back afterwards
-WORTH_COMPILING = 30_000  # steps of a network's folds, which it mostly makes 1 ms or more shorter, in half a minute
 
 # ----------------------------------------------------------------------------------------------- data
 
@@ -115,8 +115,19 @@ def choose_device(wish, number=0):
     return "cuda"
 
 
-def choose_engine(wish, device, steps=0, dropout=0.0):
-    """`auto` records steps on a GPU, and compiles them where that is possible and so many `steps` repay it."""
+def repaid_from(model, precision, folds):
+    """Steps of a network's folds, so many at once, from which on compiling it is repaid: it takes half a minute.
+
+    On an H200 (benchmarks/results/speed-nvidia-h200.md) a step of TFT becomes 1 ms shorter, and one of ATFNN 3 to 8 ms,
+    but with few folds, for which one network is little gain or none.
+    """
+    if not is_stacked(model, "compiled"):
+        return 30_000
+    return 10_000 if folds >= (4 if precision == "bfloat16" else 8) else math.inf
+
+
+def choose_engine(wish, device, worth_compiling=False, dropout=0.0):
+    """`auto` records steps on a GPU, and compiles them where that is possible and worth it."""
     if wish in ("graph", "compiled") and device == "cpu":
         raise protocols.UsageError(f"--engine {wish}: needs a GPU; say --engine eager, or leave it out")
     if wish == "compiled" and not can_compile():
@@ -128,7 +139,7 @@ def choose_engine(wish, device, steps=0, dropout=0.0):
         return wish
     if device == "cpu" or dropout:
         return "eager"
-    return "compiled" if steps >= WORTH_COMPILING and can_compile() else "graph"
+    return "compiled" if worth_compiling and can_compile() else "graph"
 
 
 @functools.cache
@@ -141,7 +152,7 @@ def can_compile():
 
 
 def prepare(device, deterministic):
-    """Set torch up; before the first work on the device."""
+    """Set torch up; before the first work on the data."""
     if device == "cpu":
         features.keep_freed_memory()
     elif deterministic:
@@ -325,7 +336,7 @@ class Training:
             self.start_from(0)
 
     def start_from(self, step):
-        """Leave the epoch's steps from that one on to `queue`."""
+        """Leave the epoch's steps from that one on to `queue`, recorded if need be."""
         with torch.cuda.stream(self.stream):
             if self.recorded:
                 for size in sorted(set(self.sizes[step:]) - set(self.graphs), reverse=True):

@@ -71,7 +71,7 @@ class Config:
     save_every: float = option(60.0, "seconds between saved states, from which a killed run goes on", least=0)
     together: int = option(None, "folds trained at once (10 on a GPU, 1 on a CPU)", least=1)
     engine: str = option(
-        "auto", "how steps run; graph and compiled need a GPU, auto is the fastest that works",
+        "auto", "how steps run; graph and compiled need a GPU, auto takes what is usually fastest",
         choices=("auto", "eager", "graph", "compiled"),
     )  # fmt: skip
     precision: str = option("float32", "of products and convolutions in training", choices=("float32", "bfloat16"))

@@ -25,7 +25,8 @@ import platform
 import shlex
 import sys
 import time
-from collections import Counter, deque
+from collections import deque
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -362,15 +363,16 @@ class FoldRun:
 # ----------------------------------------------------------------------------------------- the command
 
 
+def told_number(environment, name, default):
+    try:
+        return int(environment.get(name, default))
+    except ValueError:
+        raise protocols.UsageError(f"{name}={environment[name]}: is no number; unset it") from None
+
+
 def share(environment=os.environ):
     """(number, count) of this process among those that torchrun or a SLURM job array started; (0, 1) alone."""
-
-    def told(name, default):
-        try:
-            return int(environment.get(name, default))
-        except ValueError:
-            raise protocols.UsageError(f"{name}={environment[name]}: is no number; unset it") from None
-
+    told = partial(told_number, environment)
     rank, ranks = told("RANK", 0), told("WORLD_SIZE", 1)
     task, tasks = told("SLURM_ARRAY_TASK_ID", 0), told("SLURM_ARRAY_TASK_COUNT", 1)
     task = (task - told("SLURM_ARRAY_TASK_MIN", 0)) // max(1, told("SLURM_ARRAY_TASK_STEP", 1))
@@ -404,7 +406,7 @@ def title(job, folds):
 
 def local_rank():
     """Number of this process on its machine, by torchrun."""
-    return int(os.environ.get("LOCAL_RANK", 0))
+    return told_number(os.environ, "LOCAL_RANK", 0)
 
 
 def steps_of(job, heard):
@@ -449,12 +451,12 @@ class FoldQueue:
         return self.loaded[front_end]
 
     def advance(self, run):
-        """Collect the epoch that was queued, and begin the next: only a stack waits for all its folds."""
+        """Collect the epoch that was queued, and begin the next."""
         try:
             run.end_epoch()
         except results.RunError as error:  # the other folds go on
             self.failed.append(str(error))
-            run.show.line("stopped, see below")
+            run.show.line(f"stopped: {error}")  # now, as nobody knows how the others end
             self.end(run)
             return
         if run.is_trained:
@@ -468,7 +470,7 @@ class FoldQueue:
         self.running.pop(run).close()
 
     def train(self, waiting, stacked):
-        """Train (number, job) that wait, some at a time; stacked ones as one network, then as many as before."""
+        """Train (number, job) that wait, some at a time; stacked ones as one network, the next when all have ended."""
         import engine
 
         waiting = deque(waiting)
@@ -496,21 +498,33 @@ class FoldQueue:
             lock.close()
 
 
-def train_all(jobs, database, heard, folds_total, config):
-    """Train the folds that no other process has finished or is training, some at once."""
+def is_out_of_memory(error):
+    """Is that torch's, also where it comes as another kind of error, or while a step was recorded?"""
     import torch
 
+    told = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+    return any(
+        isinstance(one, torch.OutOfMemoryError) or any(words in str(one) for words in told)
+        for one in (error, error.__context__)
+    )
+
+
+def train_all(jobs, pending, shares, database, heard, folds_total, config):
+    """Train the `pending` ones of all jobs that no other process has finished or is training, some at once.
+
+    What is chosen here goes by this process's share of all, so that it is the same where a command is repeated.
+    """
     import engine
 
     device = engine.choose_device(config.device, local_rank())
-    together = min(config.together or (1 if device == "cpu" else 10), len(jobs))
-    steps = Counter()
-    for job in jobs:
-        model = job.settings["model"]
-        steps[model] += steps_of(job, heard[recipes.RECIPES[model].front_end])
-    engines = {
-        model: engine.choose_engine(config.engine, device, number, config.dropout) for model, number in steps.items()
-    }
+    together = min(config.together or (1 if device == "cpu" else 10), math.ceil(len(jobs) / shares))
+    engines = {}
+    for model in dict.fromkeys(job.settings["model"] for job in pending):
+        own = [job for job in jobs if job.settings["model"] == model]
+        steps = sum(steps_of(job, heard[recipes.RECIPES[model].front_end]) for job in own) / shares
+        folds = even_share(math.ceil(len(own) / shares), together)
+        worth = steps >= engine.repaid_from(model, config.precision, folds)
+        engines[model] = engine.choose_engine(config.engine, device, worth, config.dropout)
     if "compiled" in engines.values():
         print(f"{database.name}: compiling takes half a minute a network (ATFNN: and number of folds)", flush=True)
     engine.prepare(device, config.deterministic)
@@ -520,17 +534,16 @@ def train_all(jobs, database, heard, folds_total, config):
         model = waiting[1].settings["model"]
         return model if engine.is_stacked(model, engines[model]) else None
 
-    queue = FoldQueue(database, heard, folds_total, engines, together, config.save_every, device, len(jobs))
+    queue = FoldQueue(database, heard, folds_total, engines, together, config.save_every, device, len(pending))
     with contextlib.closing(queue):
         try:
-            for model, part in groupby(enumerate(jobs, 1), network_of_many):
+            for model, part in groupby(enumerate(pending, 1), network_of_many):
                 queue.train(part, stacked=model is not None)
         except RuntimeError as error:
-            if torch.OutOfMemoryError not in (type(error), type(error.__context__)):  # the latter while recording
+            if not is_out_of_memory(error):
                 raise
-            raise results.RunError(
-                f"{config.runs}: the device has not enough memory; use a smaller --together (now {together})"
-            ) from None
+            remedy = f"--together (now {together})" if together > 1 else "--batch-size"
+            raise results.RunError(f"{config.runs}: the device has not enough memory; use a smaller {remedy}") from None
     if queue.failed:
         raise results.RunError("; ".join(queue.failed))
 
@@ -598,7 +611,7 @@ def train(config):
     if pending:
         shared = f", share {number + 1} of {count} first" if count > 1 else ""
         print(f"{database.name}: {len(pending)} folds to train{shared}", flush=True)
-        train_all(pending, database, heard, len(folds), config)
+        train_all(jobs, pending, count, database, heard, len(folds), config)
         if left := sum(not is_finished(job) for job in pending):
             print(f"{left} of {len(jobs)} folds were left to other processes")
     if config.fold == protocols.NO_FOLD:

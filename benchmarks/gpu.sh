@@ -33,6 +33,7 @@ python=${PYTHON:-$python}
 wall() { # name, arguments of train.py
     local name=$1 start resumed=
     shift
+    if grep -qs "^$name .* s" "$out/wall.txt"; then echo "$name: is in $out/wall.txt" && return; fi
     [ -d "$out/$name" ] && resumed=" resumed"
     start=$(date +%s.%N)
     $python train.py --device cuda --runs "$out/$name" "$@" >"$out/$name.log" 2>&1 || {

@@ -155,7 +155,10 @@ def how_it_was_made(studies):
             every = chain(*(runs.counted(model, track).values() for track in results.TRAINED))
             for config in (fold.config for fold in chain(*every)):
                 told = (config["settings"]["epochs"], "; ".join(config["deviations"]) or "none")
-                told += tuple(config["machine"].get(name, "-") for name in MACHINE)
+                machines = [*config.get("earlier_machines", ()), config["machine"]]
+                told += tuple(
+                    ", then ".join(dict.fromkeys(str(m.get(name, "-")) for m in machines)) for name in MACHINE
+                )
                 groups.setdefault((*told, config["code"]["models.py"][:8]), set()).add(config["settings"]["seed"])
             rows += [[model + what, tables.ranges(sorted(groups[told])), *told] for told in sorted(groups, key=str)]
     return tables.markdown_rows(["model", "seeds", "epochs", "not the default", *MACHINE, "models.py"], rows)

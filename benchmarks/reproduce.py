@@ -185,7 +185,9 @@ def parse_command_line(arguments=None):
 def main(arguments=None):
     options = parse_command_line(arguments)
     chosen = [options.db] if options.db else DATABASES
-    planned = {db: list(trainings(db, options)) for db in chosen}  # a mistake is told before anything is trained
+    planned = {db: list(trainings(db, options)) for db in chosen}
+    for _, command in chain(*planned.values()):  # a mistake is told before anything is trained
+        recipes.check_options(recipes.parse_command_line(command[1:]))
     if "results" in options.part and not options.print:
         for db in chosen:
             check_results(db, planned[db], options)
@@ -199,6 +201,8 @@ def main(arguments=None):
                 done = subprocess.run([sys.executable, *command])
                 if done.returncode:  # it has said why
                     sys.exit(done.returncode)
+    if not found and "results" not in options.part:
+        raise protocols.UsageError("--part sensitivity: changes nothing that --model has; name tft or atfnn")
     if not found:
         raise protocols.UsageError(f"{options.runs}: has no finished fold of any database; train some, or set --runs")
 

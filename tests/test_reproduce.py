@@ -121,9 +121,15 @@ def test_mistakes_are_one_line(arguments, capsys):
         (["--model", "tft", "--setting", "gate none"], "gate none"),
         (["--part", "rows", "--setting", "gate none"], "--setting"),
         (["--db", "abc", "--part", "results", "--runs", "nowhere"], "nowhere"),
+        (["--part", "sensitivity", "--model", "afnn"], "--part sensitivity"),
+        (
+            ["--db", "casia", "--model", "tft", "atfnn", "--", "--bn-momentum", "0.01"],
+            "--bn-momentum: only",
+        ),  # not atfnn
     ],
 )
-def test_what_would_be_passed_over_is_refused(arguments, told, capsys, monkeypatch):
+def test_what_would_be_passed_over_or_fail_later_is_refused(arguments, told, capsys, monkeypatch):
+    monkeypatch.setattr(subprocess, "run", lambda *command: pytest.fail("something is trained"))
     monkeypatch.setattr("sys.argv", ["reproduce.py", *arguments])
     with pytest.raises(SystemExit) as stopped, results.plain_errors("reproduce.py"):
         reproduce.main()
@@ -394,6 +400,21 @@ def of_two_seeds(tmp_path, monkeypatch):
         return (tmp_path / "benchmarks/results/casia.md").read_text()
 
     return call
+
+
+def test_the_report_names_all_machines_of_a_fold():
+    def fold(seed, *earlier, machine):
+        config = dict(settings=settings("tft") | dict(seed=seed), deviations=[], code={"models.py": "01234567"})
+        config |= dict(machine=machine) | (dict(earlier_machines=list(earlier)) if earlier else {})
+        return SimpleNamespace(config=config)
+
+    gpu, cpu = (dict.fromkeys(report.MACHINE, "same") | dict(device=device) for device in ("gpu", "cpu"))
+    found = {0: [fold(0, machine=gpu), fold(0, machine=gpu)], 1: [fold(1, machine=gpu), fold(1, gpu, cpu, machine=cpu)]}
+    study = SimpleNamespace(counted=lambda model, track: found if (model, track) == ("tft", "last") else {})
+    cells = cells_of(report.how_it_was_made({"": study}))
+    assert cells.keys() == {("tft", "0-1"), ("tft", "1")}
+    (_, _, one, *same), (_, _, other, *others) = cells["tft", "0-1"], cells["tft", "1"]
+    assert (one, other) == ("gpu", "gpu, then cpu") and same == others
 
 
 def test_seeds_without_all_folds_stand_in_no_table_of_the_report(of_two_seeds):

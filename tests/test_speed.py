@@ -35,10 +35,12 @@ def test_the_tables_tell_of_the_same_training_by_both_loops(tables):
         assert {row["model"] for row in rows} == {name} and plain["engine"] == "plain loop" and plain["ratio"] == "1.00"
         assert [(row["engine"], row["precision"]) for row in ours] == [("eager", "float32"), ("eager", "bfloat16")]
         for row in ours:
-            assert float(row["ratio"]) == pytest.approx(float(plain["ms/step"]) / float(row["ms/step"]), rel=0.02)
+            assert float(row["ratio"]) == pytest.approx(
+                float(plain["ms/step"]) / float(row["ms/step"]), rel=0.02, abs=0.01
+            )
             assert float(row["segments/s"]) == pytest.approx(4000 / float(row["ms/step"]), rel=0.02, abs=1)
         exact, rounded = (float(row["loss difference"]) for row in ours)
-        assert exact < 1e-4 < 0.1 and exact <= rounded < 0.1  # of losses about 1.8
+        assert exact < 1e-4 and exact < rounded < 0.1  # of losses about 1.8
     at_once = {(row["model"], row["folds"], row["batch"], row["segments"]) for row in growth}
     assert {("tft", "2", "4", "8"), ("atfnn", "1", "1", "8"), ("tft", "1", "8", "8"), ("tft", "1", "4", "32")} < at_once
     assert [row["model"] for row in saving] == ["tft", "atfnn"]

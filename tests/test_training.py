@@ -331,7 +331,7 @@ def test_a_state_is_not_blamed_for_a_device_without_room(manifest, stopped, tmp_
         raise torch.OutOfMemoryError("so many MiB")
 
     monkeypatch.setattr(engine.Training, "restore", full)
-    with pytest.raises(results.RunError, match="not enough memory; use a smaller --together"):
+    with pytest.raises(results.RunError, match="not enough memory; use a smaller --batch-size"):
         train.main(base(manifest, tmp_path, *OF_THREE))
     assert (folder / results.STATE).read_bytes() == state
 
@@ -516,32 +516,53 @@ def test_recorded_folds_take_turns(turn, manifest, uninterrupted, replayed, tmp_
     ]
 
 
-def test_the_engine_is_chosen_by_the_steps_of_all_folds_of_a_network(manifest, tmp_path, monkeypatch):
+def test_the_engine_is_chosen_by_a_networks_steps_in_one_share(manifest, tmp_path, monkeypatch):
+    """The same of those that are left, where the command is repeated."""
+    database = protocols.open_database(str(manifest))
+    folds, steps = protocols.make_folds(database, "speaker"), {}
+    for model, front_end in (("atnn", "atfnn"), ("tft-t+f", "tft")):
+        counts = train.load_features(database, features.FRONT_ENDS[front_end]).counts
+        steps[model] = sum(counts[fold.train].sum() // 16 for fold in folds) / 2
     asked, trained, start = [], {}, train.FoldRun.start
 
-    def choose(*told):
-        asked.append(told)
-        return ["eager", "graph"][len(asked) - 1]
+    def repaid_from(model, *how):
+        asked.append((model, *how))
+        return steps[model] + (model == "atnn")
 
     def started(self, kind):
-        trained.setdefault(self.job.settings["model"], set()).add(kind)
+        trained.setdefault(self.job.settings["model"], []).append(kind)
         start(self, "eager")
 
-    monkeypatch.setattr(engine, "choose_engine", choose)
+    monkeypatch.setattr(engine, "repaid_from", repaid_from)
+    monkeypatch.setattr(engine, "choose_engine", lambda *told: asked.append(told) or ["eager", "graph"][int(told[2])])
     monkeypatch.setattr(train.FoldRun, "start", started)
-    how = ("--model", "all", "--epochs", 1, "--fold", "all", "--dropout", 0.1, "--together", 9)
-    monkeypatch.setattr(recipes, "chosen_models", lambda config: ["atnn", "tft-t+f"])
-    train.main(base(manifest, tmp_path, *how))
-    database = protocols.open_database(str(manifest))
-    folds, steps = protocols.make_folds(database, "speaker"), []
-    for front_end in ("atfnn", "tft"):
-        counts = train.load_features(database, features.FRONT_ENDS[front_end]).counts
-        steps.append(sum(counts[fold.train].sum() // 16 for fold in folds))
-    assert asked == [("auto", "cpu", number, 0.1) for number in steps] and 0 < steps[0] < steps[1]
-    assert trained == {"atnn": {"eager"}, "tft-t+f": {"graph"}}
-    for model, kind in (("atnn", "eager"), ("tft-t+f", "graph")):
-        machine = results.read_config(folder_of(tmp_path, model))["machine"]
-        assert machine["together"] == 9 and machine["engine"] == kind
+    monkeypatch.setattr(recipes, "chosen_models", lambda config: list(steps))
+    monkeypatch.setenv("RANK", "1"), monkeypatch.setenv("WORLD_SIZE", "2")
+    arguments = base(manifest, tmp_path, "--model", "all", "--epochs", 1, "--fold", "all", "--dropout", 0.1)
+    for left in (5, 1):
+        asked.clear(), trained.clear()
+        train.main([*arguments, "--together", "99"])
+        assert sorted(asked, key=str) == sorted([
+            ("atnn", "float32", 3), ("auto", "cpu", False, 0.1), ("tft-t+f", "float32", 3), ("auto", "cpu", True, 0.1),
+        ], key=str)  # fmt: skip
+        assert trained == {"atnn": left * ["eager"], "tft-t+f": left * ["graph"]}
+        for model, kind in (("atnn", "eager"), ("tft-t+f", "graph")):
+            machine = results.read_config(folder_of(tmp_path, model))["machine"]
+            assert machine["together"] == 5 and machine["engine"] == kind  # as many as half of all
+            (folder_of(tmp_path, model) / results.MARKER).unlink()
+
+
+def test_a_process_takes_no_more_at_once_than_its_share(manifest, tmp_path, monkeypatch):
+    at_once, queue = [], train.FoldQueue.begin
+
+    def begin(self, *told):
+        at_once.append(len(self.running) + 1)
+        return queue(self, *told)
+
+    monkeypatch.setattr(train.FoldQueue, "begin", begin)
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "0"), monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "3")
+    train.main(base(manifest, tmp_path, "--epochs", 1, "--fold", "all", "--together", 10))
+    assert len(at_once) == 5 and max(at_once) == 2
 
 
 @pytest.mark.parametrize(
@@ -572,9 +593,12 @@ def test_a_deterministic_gpu_is_asked_for_before_work_begins(monkeypatch):
     assert torch.backends.cudnn.benchmark is False
 
 
-def test_a_share_that_is_no_number_is_told():
+def test_a_share_that_is_no_number_is_told(monkeypatch):
     with pytest.raises(protocols.UsageError, match="WORLD_SIZE=x: is no number"):
         train.share(dict(WORLD_SIZE="x"))
+    monkeypatch.setenv("LOCAL_RANK", "x")
+    with pytest.raises(protocols.UsageError, match="LOCAL_RANK=x: is no number"):
+        train.local_rank()
 
 
 def test_shares_begin_apart_and_cover_everything():
@@ -636,18 +660,25 @@ def test_a_fold_that_fails_does_not_take_the_others_with_it(manifest, tmp_path, 
     assert not list(tmp_path.rglob("*.lock"))
 
 
-@pytest.mark.parametrize("while_recording", [False, True])
-def test_a_device_without_room_is_one_line(while_recording, manifest, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("so many MiB"), torch.AcceleratorError("CUDA error: out of memory"),
+     RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate")],
+    ids=["torch", "device", "cpu", "cublas"],
+)  # fmt: skip
+@pytest.mark.parametrize("together, while_recording, remedy", [(1, False, "--batch-size"), (2, True, "--together")])
+def test_a_device_without_room_is_one_line(error, together, while_recording, remedy, manifest, tmp_path, monkeypatch):
     def full(*arguments):
         try:
-            raise torch.OutOfMemoryError("so many MiB")
+            raise error
         finally:
             if while_recording:  # as leaving a recording does
                 raise RuntimeError("of the recording")
 
     monkeypatch.setattr(engine, "train_step", full)
-    with pytest.raises(results.RunError, match="not enough memory; use a smaller --together"):
-        train.main(base(manifest, tmp_path))
+    with pytest.raises(results.RunError, match=f"not enough memory; use a smaller {remedy}"):
+        train.main(base(manifest, tmp_path, "--fold", "all", "--together", together))
 
 
 def test_other_errors_of_the_device_are_not_taken_for_one(manifest, tmp_path, monkeypatch):
@@ -715,6 +746,24 @@ def test_a_stacked_fold_that_fails_stops_alone(stacks, manifest, tmp_path, monke
     with pytest.raises(results.RunError, match="fold2: the loss became nan in epoch 2, step 1"):
         train.main(base(manifest, tmp_path, "--fold", "all", "--epochs", 2, "--together", 5))
     assert [results.is_done(folder_of(tmp_path, number=n)) for n in range(1, 6)] == [True, False, True, True, True]
+
+
+def test_a_stack_goes_on_when_the_last_of_its_folds_fails(stacks, manifest, tmp_path, monkeypatch):
+    """The others wait for it to begin the next epoch."""
+    how = ("--fold", "all", "--epochs", 3)
+    train.main(base(manifest, tmp_path / "alone", *how, "--together", 1))
+    end_epoch = engine.Training.end_epoch
+
+    def failing(self):
+        losses = end_epoch(self)
+        return [float("nan"), *losses[1:]] if self.settings["fold"] == 5 else losses
+
+    monkeypatch.setattr(engine.Training, "end_epoch", failing)
+    with pytest.raises(results.RunError, match="fold5: the loss became nan in epoch 1, step 1"):
+        train.main(base(manifest, tmp_path / "stacked", *how, "--together", 5))
+    for number in range(1, 5):
+        ours, theirs = (log_of(folder_of(tmp_path / runs, number=number)) for runs in ("stacked", "alone"))
+        np.testing.assert_allclose(ours[:, :2], theirs[:, :2], atol=1e-4)
 
 
 # ---------------------------------------------------------------------------------------------- alarms
