@@ -194,7 +194,7 @@ def replacing(path):
     """Open `path` for binary writing, beside its place; it appears whole, or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    part = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     try:
         with open(part, "wb") as file:
             yield file

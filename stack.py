@@ -3,8 +3,8 @@
 cuDNN's BiLSTM takes a whole GPU for 128 steps, one after the other, which take hardly longer for twenty folds than for
 one; ATFNN's other products are as small. `Stack` makes one network of the folds' by `torch.vmap`, compiles it by
 `torch.compile` and records its step. Nothing but the kernels is shared: each fold has its weights, its Adam and its
-order of segments, and one that has no batch left in an epoch stands still while others go on. TFT gains nothing by it:
-its passes over memory already fill a GPU.
+order of segments, and one that has no batch left in an epoch stands still while others go on. TFT, tried so too, was
+no faster.
 
 vmap and torch.compile take plain operations apart, so models.py writes its special ones out here. Two of them are
 operators of their own below (models.OPERATORS), for any number n of folds: an LSTM, and attention in scalars.

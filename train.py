@@ -138,7 +138,7 @@ def clean(job):
 
 
 def describe(job, data, folds_total, how):
-    """What config.json holds: enough to check the fold without the recordings. `how`: engine, folds at once."""
+    """What config.json holds: enough to check the fold without the recordings. `how`: engine, folds at once, ..."""
     import torch
 
     database, device = data.database, data.segments.device.type
@@ -422,10 +422,10 @@ def even_share(waiting, together):
 class FoldQueue:
     """The folds of one command that wait and that are in training."""
 
-    def __init__(self, database, heard, folds_total, engines, together, save_every, device, jobs_total):
+    def __init__(self, database, heard, folds_total, engines, together, config, device, jobs_total):
         self.database, self.heard, self.folds_total = database, heard, folds_total
         self.engines, self.together = engines, together  # of each model; folds at once
-        self.save_every, self.device, self.jobs_total = save_every, device, jobs_total
+        self.config, self.device, self.jobs_total = config, device, jobs_total
         self.loaded = {}  # front end -> data on the device
         self.running = {}  # fold in training -> its lock
         self.failed = []  # messages of the folds that ended in an error
@@ -438,7 +438,9 @@ class FoldQueue:
                 return None
             show = results.Progress(f"[{number}/{self.jobs_total}] {title(job, self.folds_total)}")
             how = dict(engine=self.engines[job.settings["model"]], together=self.together)
-            run = FoldRun(job, self.data_of(job), self.folds_total, how, self.save_every, show)
+            if self.config.deterministic and self.device == "cuda":
+                how["deterministic"] = True
+            run = FoldRun(job, self.data_of(job), self.folds_total, how, self.config.save_every, show)
             self.running[run] = lock.pop_all()
             return run
 
@@ -534,7 +536,7 @@ def train_all(jobs, pending, shares, database, heard, folds_total, config):
         model = waiting[1].settings["model"]
         return model if engine.is_stacked(model, engines[model]) else None
 
-    queue = FoldQueue(database, heard, folds_total, engines, together, config.save_every, device, len(pending))
+    queue = FoldQueue(database, heard, folds_total, engines, together, config, device, len(pending))
     with contextlib.closing(queue):
         try:
             for model, part in groupby(enumerate(pending, 1), network_of_many):

@@ -6,9 +6,10 @@
 Prints Markdown tables and writes them to benchmarks/results/speed-<device>.md. The plain loop is what a researcher
 would write first: contiguous float32 tensors, a DataLoader (on a GPU with two workers), default Adam, `loss.item()` at
 each step, one fold at a time, and for ATFNN attention over 8-vectors and Conv1d in place of the exact scalar form. Both
-run the same segments from the same weights; the runs alternate after a burn-in, and medians are shown. "folds" are
-trained at once, and a step is that of one of them: the time of all, divided by their number. "start s" is what the
-first epoch takes longer; compiling is in the first row of its precision alone (TFT), or in each (ATFNN).
+run the same segments from the same weights, with cuDNN's search for fast kernels or --deterministic alike; the runs
+alternate after a burn-in, and medians are shown. "folds" are trained at once, and a step is that of one of them: the
+time of all, divided by their number. "start s" is what the first epoch takes longer; compiling is in the first row of
+its precision alone (TFT), or in each (ATFNN).
 
 Shares of ceilings: products and sums that a step needs, over the rate of a large matrix product in its precision
 measured here (on a GPU float32 means TF32, as in PyTorch's convolutions); and bytes that it must move at least (each
@@ -393,7 +394,7 @@ def main():
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--engine", nargs="+", default=list(ENGINES), choices=ENGINES, help="of our loops")
     parser.add_argument("--precision", nargs="+", default=list(PRECISIONS), choices=PRECISIONS, help="of our loops")
-    parser.add_argument("--deterministic", action="store_true", help="our loop as with that option of train.py")
+    parser.add_argument("--deterministic", action="store_true", help="as that option of train.py, for both loops")
     parser.add_argument("--chip", default=results.processor(), help="name of the processor")
     parser.add_argument("--out", type=Path, help="file to write (default: benchmarks/results/speed-<device>.md)")
     parser.add_argument("--peak-of", type=int, help=argparse.SUPPRESS)
