@@ -118,8 +118,8 @@ def choose_device(wish, number=0):
 def repaid_from(model, precision, folds):
     """Steps of a network's folds, so many at once, from which on compiling it is repaid: it takes half a minute.
 
-    On an H200 (benchmarks/results/speed-nvidia-h200.md) a step of TFT becomes 1 ms shorter, and one of ATFNN 3 to 8 ms,
-    but with few folds, for which one network is little gain or none.
+    On an H200 (benchmarks/results/speed-nvidia-h200.md) that makes a step of TFT 1 ms shorter and one of ATFNN 3 to
+    8 ms; with few folds at once ATFNN's one network gains little or nothing, hence inf.
     """
     if not is_stacked(model, "compiled"):
         return 30_000

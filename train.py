@@ -313,9 +313,9 @@ class FoldRun:
                 earlier = [*earlier, made_by["machine"]]
             if earlier:
                 config["earlier_machines"] = earlier
-        except (torch.OutOfMemoryError, torch.AcceleratorError):  # the device's fault, not the state's
-            raise
-        except results.DAMAGED:
+        except results.DAMAGED as error:
+            if isinstance(error, torch.AcceleratorError) or is_out_of_memory(error):  # the device's fault
+                raise
             self.show.line(f"{path} is damaged; the fold starts again")
             self.start(kind)
 
@@ -422,10 +422,10 @@ def even_share(waiting, together):
 class FoldQueue:
     """The folds of one command that wait and that are in training."""
 
-    def __init__(self, database, heard, folds_total, engines, together, config, device, jobs_total):
+    def __init__(self, database, heard, folds_total, how, together, save_every, device, jobs_total):
         self.database, self.heard, self.folds_total = database, heard, folds_total
-        self.engines, self.together = engines, together  # of each model; folds at once
-        self.config, self.device, self.jobs_total = config, device, jobs_total
+        self.how, self.together = how, together  # model -> what `describe` tells; folds at once
+        self.save_every, self.device, self.jobs_total = save_every, device, jobs_total
         self.loaded = {}  # front end -> data on the device
         self.running = {}  # fold in training -> its lock
         self.failed = []  # messages of the folds that ended in an error
@@ -437,10 +437,8 @@ class FoldQueue:
             if not mine or is_finished(job):  # by another process, meanwhile
                 return None
             show = results.Progress(f"[{number}/{self.jobs_total}] {title(job, self.folds_total)}")
-            how = dict(engine=self.engines[job.settings["model"]], together=self.together)
-            if self.config.deterministic and self.device == "cuda":
-                how["deterministic"] = True
-            run = FoldRun(job, self.data_of(job), self.folds_total, how, self.config.save_every, show)
+            how = self.how[job.settings["model"]]
+            run = FoldRun(job, self.data_of(job), self.folds_total, how, self.save_every, show)
             self.running[run] = lock.pop_all()
             return run
 
@@ -506,7 +504,7 @@ def is_out_of_memory(error):
 
     told = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
     return any(
-        isinstance(one, torch.OutOfMemoryError) or any(words in str(one) for words in told)
+        isinstance(one, (torch.OutOfMemoryError, MemoryError)) or any(words in str(one) for words in told)
         for one in (error, error.__context__)
     )
 
@@ -520,28 +518,29 @@ def train_all(jobs, pending, shares, database, heard, folds_total, config):
 
     device = engine.choose_device(config.device, local_rank())
     together = min(config.together or (1 if device == "cpu" else 10), math.ceil(len(jobs) / shares))
-    engines = {}
+    how = {}
     for model in dict.fromkeys(job.settings["model"] for job in pending):
         own = [job for job in jobs if job.settings["model"] == model]
-        steps = sum(steps_of(job, heard[recipes.RECIPES[model].front_end]) for job in own) / shares
+        steps = sum(steps_of(job, heard[recipes.RECIPES[model].front_end]) for job in own) / min(shares, len(own))
         folds = even_share(math.ceil(len(own) / shares), together)
         worth = steps >= engine.repaid_from(model, config.precision, folds)
-        engines[model] = engine.choose_engine(config.engine, device, worth, config.dropout)
-    if "compiled" in engines.values():
+        kind = engine.choose_engine(config.engine, device, worth, config.dropout)
+        how[model] = dict(engine=kind, together=together, deterministic=device == "cpu" or config.deterministic)
+    if any(told["engine"] == "compiled" for told in how.values()):
         print(f"{database.name}: compiling takes half a minute a network (ATFNN: and number of folds)", flush=True)
     engine.prepare(device, config.deterministic)
 
     def network_of_many(waiting):
         """The model of a fold that is trained as one network with others, else None."""
         model = waiting[1].settings["model"]
-        return model if engine.is_stacked(model, engines[model]) else None
+        return model if engine.is_stacked(model, how[model]["engine"]) else None
 
-    queue = FoldQueue(database, heard, folds_total, engines, together, config, device, len(pending))
+    queue = FoldQueue(database, heard, folds_total, how, together, config.save_every, device, len(pending))
     with contextlib.closing(queue):
         try:
             for model, part in groupby(enumerate(pending, 1), network_of_many):
                 queue.train(part, stacked=model is not None)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             remedy = f"--together (now {together})" if together > 1 else "--batch-size"

@@ -14,7 +14,7 @@
 #   deterministic   the parts tft and speed with --deterministic
 # Wall clocks stand in wall.txt; the first part that compiles a network in a precision holds the time for it, torch keeps
 # the result. A part that was interrupted goes on from its last saved state and is marked "resumed": its wall clock
-# counts from there.
+# counts from there. One whose wall clock is there is not run again: remove its line and its folder for that.
 set -euo pipefail
 casia=$(realpath -e "${1:?name the folder of CASIA}")
 out=$(realpath -m "${2:-gpu-figures}")

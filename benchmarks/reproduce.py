@@ -186,8 +186,11 @@ def main(arguments=None):
     options = parse_command_line(arguments)
     chosen = [options.db] if options.db else DATABASES
     planned = {db: list(trainings(db, options)) for db in chosen}
-    for _, command in chain(*planned.values()):  # a mistake is told before anything is trained
-        recipes.check_options(recipes.parse_command_line(command[1:]))
+    for purpose, command in chain(*planned.values()):  # a mistake is told before anything is trained
+        try:
+            recipes.check_options(recipes.parse_command_line(command[1:]))
+        except protocols.UsageError as error:
+            raise protocols.UsageError(f"{purpose}: {error}") from None
     if "results" in options.part and not options.print:
         for db in chosen:
             check_results(db, planned[db], options)

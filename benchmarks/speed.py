@@ -6,8 +6,8 @@
 Prints Markdown tables and writes them to benchmarks/results/speed-<device>.md. The plain loop is what a researcher
 would write first: contiguous float32 tensors, a DataLoader (on a GPU with two workers), default Adam, `loss.item()` at
 each step, one fold at a time, and for ATFNN attention over 8-vectors and Conv1d in place of the exact scalar form. Both
-run the same segments from the same weights, with cuDNN's search for fast kernels or --deterministic alike; the runs
-alternate after a burn-in, and medians are shown. "folds" are trained at once, and a step is that of one of them: the
+run the same segments from the same weights with the same choice of cuDNN's kernels (the fastest by trial, or with
+--deterministic); the runs alternate after a burn-in, and medians are shown. "folds" are trained at once, and a step is that of one of them: the
 time of all, divided by their number. "start s" is what the first epoch takes longer; compiling is in the first row of
 its precision alone (TFT), or in each (ATFNN).
 

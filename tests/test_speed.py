@@ -49,6 +49,7 @@ def test_the_tables_tell_of_the_same_training_by_both_loops(tables):
     assert float(memory[0]["MB at the peak"]) > 100
 
 
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch counts the products of an LSTM elsewhere")
 @pytest.mark.parametrize("name, frames", [("tft", 80), ("atfnn", 128)])
 def test_a_training_step_needs_three_times_the_products_of_the_forward_pass(name, frames):
     """By torch's own count, which leaves out an LSTM: each of its weights is in one product a frame."""

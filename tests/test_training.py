@@ -323,12 +323,22 @@ def test_a_state_that_does_not_fit_starts_the_fold_again(
     assert outcome(folder) == whole
 
 
-def test_a_state_is_not_blamed_for_a_device_without_room(manifest, stopped, tmp_path, monkeypatch):
+without_room = pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("so many MiB"), torch.AcceleratorError("CUDA error: out of memory"), MemoryError(),
+     RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate")],
+    ids=["torch", "device", "python", "cpu", "cublas"],
+)  # fmt: skip
+
+
+@without_room
+def test_a_state_is_not_blamed_for_a_device_without_room(error, manifest, stopped, tmp_path, monkeypatch):
     folder = folder_of(shutil.copytree(stopped, tmp_path, dirs_exist_ok=True))
     state = (folder / results.STATE).read_bytes()
 
     def full(*arguments):
-        raise torch.OutOfMemoryError("so many MiB")
+        raise error
 
     monkeypatch.setattr(engine.Training, "restore", full)
     with pytest.raises(results.RunError, match="not enough memory; use a smaller --batch-size"):
@@ -516,13 +526,17 @@ def test_recorded_folds_take_turns(turn, manifest, uninterrupted, replayed, tmp_
     ]
 
 
-def test_the_engine_is_chosen_by_a_networks_steps_in_one_share(manifest, tmp_path, monkeypatch):
+@pytest.mark.parametrize("processes, shares, together, folds", [(2, 2, 5, 3), (99, 5, 1, 1)])  # of five folds
+def test_the_engine_is_chosen_by_a_networks_steps_in_one_share(
+    processes, shares, together, folds, manifest, tmp_path, monkeypatch
+):
     """The same of those that are left, where the command is repeated."""
     database = protocols.open_database(str(manifest))
-    folds, steps = protocols.make_folds(database, "speaker"), {}
+    steps = {}
     for model, front_end in (("atnn", "atfnn"), ("tft-t+f", "tft")):
         counts = train.load_features(database, features.FRONT_ENDS[front_end]).counts
-        steps[model] = sum(counts[fold.train].sum() // 16 for fold in folds) / 2
+        every = protocols.make_folds(database, "speaker")
+        steps[model] = sum(counts[fold.train].sum() // 16 for fold in every) / shares
     asked, trained, start = [], {}, train.FoldRun.start
 
     def repaid_from(model, *how):
@@ -537,18 +551,19 @@ def test_the_engine_is_chosen_by_a_networks_steps_in_one_share(manifest, tmp_pat
     monkeypatch.setattr(engine, "choose_engine", lambda *told: asked.append(told) or ["eager", "graph"][int(told[2])])
     monkeypatch.setattr(train.FoldRun, "start", started)
     monkeypatch.setattr(recipes, "chosen_models", lambda config: list(steps))
-    monkeypatch.setenv("RANK", "1"), monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1"), monkeypatch.setenv("WORLD_SIZE", str(processes))
     arguments = base(manifest, tmp_path, "--model", "all", "--epochs", 1, "--fold", "all", "--dropout", 0.1)
     for left in (5, 1):
         asked.clear(), trained.clear()
         train.main([*arguments, "--together", "99"])
         assert sorted(asked, key=str) == sorted([
-            ("atnn", "float32", 3), ("auto", "cpu", False, 0.1), ("tft-t+f", "float32", 3), ("auto", "cpu", True, 0.1),
+            ("atnn", "float32", folds), ("auto", "cpu", False, 0.1),
+            ("tft-t+f", "float32", folds), ("auto", "cpu", True, 0.1),
         ], key=str)  # fmt: skip
         assert trained == {"atnn": left * ["eager"], "tft-t+f": left * ["graph"]}
         for model, kind in (("atnn", "eager"), ("tft-t+f", "graph")):
             machine = results.read_config(folder_of(tmp_path, model))["machine"]
-            assert machine["together"] == 5 and machine["engine"] == kind  # as many as half of all
+            assert machine["together"] == together and machine["engine"] == kind
             (folder_of(tmp_path, model) / results.MARKER).unlink()
 
 
@@ -660,13 +675,7 @@ def test_a_fold_that_fails_does_not_take_the_others_with_it(manifest, tmp_path, 
     assert not list(tmp_path.rglob("*.lock"))
 
 
-@pytest.mark.parametrize(
-    "error",
-    [torch.OutOfMemoryError("so many MiB"), torch.AcceleratorError("CUDA error: out of memory"),
-     RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
-     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate")],
-    ids=["torch", "device", "cpu", "cublas"],
-)  # fmt: skip
+@without_room
 @pytest.mark.parametrize("together, while_recording, remedy", [(1, False, "--batch-size"), (2, True, "--together")])
 def test_a_device_without_room_is_one_line(error, together, while_recording, remedy, manifest, tmp_path, monkeypatch):
     def full(*arguments):
