@@ -282,6 +282,12 @@ def score(model, data, normalization, utterances, aggregation="mean"):
     return protocols.utterance_scores(torch.cat(parts).cpu().numpy(), data.heard.counts[utterances], aggregation)
 
 
+def take_turns(runs):
+    """Queue what is left of an epoch of each, some steps at a time: the queue of a device is not endless."""
+    while any([run.queue() for run in runs]):
+        pass
+
+
 class Training:
     """The weights of one fold on their way: `fit` are the utterances that they are trained on."""
 
@@ -370,8 +376,7 @@ class Training:
 
     def end_epoch(self):
         """Wait for the epoch and return the loss of each step."""
-        while self.queue():
-            pass
+        take_turns([self])
         with torch.cuda.stream(self.stream):
             losses = self.losses.tolist()
         self.epoch += 1

@@ -486,8 +486,7 @@ class FoldQueue:
             for run in new:
                 run.begin_epoch()
             del new
-            while any([run.queue() for run in self.running]):  # in turns: a device's queue is not endless
-                pass
+            engine.take_turns(self.running)
             for run in list(self.running):
                 self.advance(run)
             run = None  # what a finished fold held is free before the next begins

@@ -7,9 +7,9 @@ Prints Markdown tables and writes them to benchmarks/results/speed-<device>.md. 
 would write first: contiguous float32 tensors, a DataLoader (on a GPU with two workers), default Adam, `loss.item()` at
 each step, one fold at a time, and for ATFNN attention over 8-vectors and Conv1d in place of the exact scalar form. Both
 run the same segments from the same weights with the same choice of cuDNN's kernels (the fastest by trial, or with
---deterministic); the runs alternate after a burn-in, and medians are shown. "folds" are trained at once, and a step is that of one of them: the
-time of all, divided by their number. "start s" is what the first epoch takes longer; compiling is in the first row of
-its precision alone (TFT), or in each (ATFNN).
+--deterministic); the runs alternate after a burn-in, and medians are shown. "folds" are trained at once, and a step is
+that of one of them: the time of all, divided by their number. "start s" is what the first epoch takes longer;
+compiling is in the first row of its precision alone (TFT), or in each (ATFNN).
 
 Shares of ceilings: products and sums that a step needs, over the rate of a large matrix product in its precision
 measured here (on a GPU float32 means TF32, as in PyTorch's convolutions); and bytes that it must move at least (each
@@ -144,8 +144,7 @@ def our_loop(data, settings, kind, folds=1):
         start = time.perf_counter()
         for run in runs:
             run.begin_epoch()
-        while any([run.queue() for run in runs]):
-            pass
+        engine.take_turns(runs)
         for run in runs:
             run.end_epoch()
         spent.append(time.perf_counter() - start)

@@ -536,7 +536,7 @@ def test_the_engine_is_chosen_by_a_networks_steps_in_one_share(
     for model, front_end in (("atnn", "atfnn"), ("tft-t+f", "tft")):
         counts = train.load_features(database, features.FRONT_ENDS[front_end]).counts
         every = protocols.make_folds(database, "speaker")
-        steps[model] = sum(counts[fold.train].sum() // 16 for fold in every) / shares
+        steps[model] = sum(2 * (counts[fold.train].sum() // 16) for fold in every) / shares  # of two epochs
     asked, trained, start = [], {}, train.FoldRun.start
 
     def repaid_from(model, *how):
@@ -552,7 +552,7 @@ def test_the_engine_is_chosen_by_a_networks_steps_in_one_share(
     monkeypatch.setattr(train.FoldRun, "start", started)
     monkeypatch.setattr(recipes, "chosen_models", lambda config: list(steps))
     monkeypatch.setenv("RANK", "1"), monkeypatch.setenv("WORLD_SIZE", str(processes))
-    arguments = base(manifest, tmp_path, "--model", "all", "--epochs", 1, "--fold", "all", "--dropout", 0.1)
+    arguments = base(manifest, tmp_path, "--model", "all", "--epochs", 2, "--fold", "all", "--dropout", 0.1)
     for left in (5, 1):
         asked.clear(), trained.clear()
         train.main([*arguments, "--together", "99"])
@@ -563,7 +563,7 @@ def test_the_engine_is_chosen_by_a_networks_steps_in_one_share(
         assert trained == {"atnn": left * ["eager"], "tft-t+f": left * ["graph"]}
         for model, kind in (("atnn", "eager"), ("tft-t+f", "graph")):
             machine = results.read_config(folder_of(tmp_path, model))["machine"]
-            assert machine["together"] == together and machine["engine"] == kind
+            assert machine["together"] == together and machine["engine"] == kind and machine["deterministic"] is True
             (folder_of(tmp_path, model) / results.MARKER).unlink()
 
 
