@@ -637,7 +637,9 @@ def test_torchrun_and_slurm_give_the_tables_of_one_process(manifest, tmp_path):
     started.append(start("alone", "-W", "ignore"))
     assert [one.wait(timeout=200) for one in started] == [0] * 4
     for number in range(1, 6):
-        one, two, three = (outcome(folder_of(tmp_path / runs, number=number)) for runs in ("alone", "torchrun", "slurm"))
+        one, two, three = (
+            outcome(folder_of(tmp_path / runs, number=number)) for runs in ("alone", "torchrun", "slurm")
+        )
         assert one == two == three
     tables = [
         subprocess.check_output(
