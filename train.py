@@ -498,14 +498,18 @@ class FoldQueue:
 
 
 def is_out_of_memory(error):
-    """Is that torch's, also where it comes as another kind of error, or while a step was recorded?"""
+    """Is that torch's, also where it comes as another kind of error, or other errors followed, as in a recording?
+
+    A convolution that finds no room for its workspace says that it found no engine.
+    """
     import torch
 
-    told = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
-    return any(
-        isinstance(one, (torch.OutOfMemoryError, MemoryError)) or any(words in str(one) for words in told)
-        for one in (error, error.__context__)
-    )
+    told = ("out of memory", "can't allocate memory", "ALLOC_FAILED", "unable to find an engine")
+    while error:
+        if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in str(error) for words in told):
+            return True
+        error = error.__context__
+    return False
 
 
 def train_all(jobs, pending, shares, database, heard, folds_total, config):

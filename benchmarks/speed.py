@@ -265,12 +265,13 @@ def compare(options, name, rates, bandwidth):
         release_memory(keep=device == "cpu")
         for how in ours:
             if device == "cuda":
+                torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
             kind, precision, folds = how
             spent, first = our_loop(data, settings | dict(precision=precision), kind, folds)
             ours[how].append(spent / folds)
             begun.setdefault(how, max(0.0, first - spent * steps))
-            peaks[how] = torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else None
+            peaks[how] = torch.cuda.max_memory_reserved() / 2**20 if device == "cuda" else None
     usual, rows, differences = statistics.median(plain), [], {}
     rows.append(
         [name, "plain loop", "float32", 1, f"{1e3 * usual:.2f}", f"{size / usual:.0f}", "1.00", "", "", "", "", ""]

@@ -58,6 +58,7 @@ def train_epochs(runs, epochs):
     for _ in range(epochs):
         for run in runs:
             run.begin_epoch()
+        engine.take_turns(runs)  # so that all of them are under way before the first one is waited for
         for run, told in zip(runs, losses):
             told += run.end_epoch()
     weights = [{name: value.cpu() for name, value in run.model.state_dict().items()} for run in runs]
@@ -144,6 +145,7 @@ def test_attention_and_norms_stay_in_float32_under_bfloat16(model, parts, monkey
 @pytest.mark.parametrize("device", [GPU])
 def test_folds_at_once_on_a_gpu_are_the_folds_one_at_a_time(device, model, kind, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    monkeypatch.setattr(engine, "TURN", 3)  # of an epoch's 10 steps
     together, weights = train_folds(model, device, kind, folds=range(4))
     for fold in range(4):
         (alone,), (other,) = train_folds(model, device, kind, folds=[fold])

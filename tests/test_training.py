@@ -327,8 +327,9 @@ without_room = pytest.mark.parametrize(
     "error",
     [torch.OutOfMemoryError("so many MiB"), torch.AcceleratorError("CUDA error: out of memory"), MemoryError(),
      RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
-     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate")],
-    ids=["torch", "device", "python", "cpu", "cublas"],
+     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"),
+     RuntimeError("GET was unable to find an engine to execute this computation")],
+    ids=["torch", "device", "python", "cpu", "cublas", "cudnn"],
 )  # fmt: skip
 
 
@@ -683,7 +684,10 @@ def test_a_device_without_room_is_one_line(error, together, while_recording, rem
             raise error
         finally:
             if while_recording:  # as leaving a recording does
-                raise RuntimeError("of the recording")
+                try:
+                    raise RuntimeError("of the recording")
+                finally:
+                    raise RuntimeError("of its end")
 
     monkeypatch.setattr(engine, "train_step", full)
     with pytest.raises(results.RunError, match=f"not enough memory; use a smaller {remedy}"):
