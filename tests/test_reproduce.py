@@ -475,7 +475,9 @@ def test_published_cells_are_those_counted_by_hand():
         assert f"| {np.mean(wars):.2f}±{np.std(wars, ddof=1):.2f} |" in line
 
 
-@pytest.mark.parametrize("folder", ["", "longer", "epochs-100", "epochs-100-cpu", "epochs-1000", "epochs-1000-cpu"])
+@pytest.mark.parametrize(
+    "folder", ["", "longer", "epochs-30", "epochs-100", "epochs-100-cpu", "epochs-1000", "epochs-1000-cpu"]
+)
 def test_the_published_report_is_what_the_published_predictions_give(folder, tmp_path, monkeypatch):
     shutil.copytree(PROJECT / "benchmarks" / "results", tmp_path / "benchmarks" / "results")
     shutil.copy(PROJECT / "benchmarks" / "published-confusion.csv", tmp_path / "benchmarks")
