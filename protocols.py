@@ -1,15 +1,14 @@
-"""Databases, folds and metrics: who is trained on, who is tested on, and how the answer is counted.
+"""Databases, cross-validation folds and metrics of both papers; reads names and labels, never audio.
 
     >>> from protocols import open_database, make_folds
     >>> database = open_database("casia", "data/casia")
     >>> for fold in make_folds(database, "speaker"):
     ...     print(fold.number, fold.name, len(fold.train), len(fold.test))
 
-    python protocols.py --check --db casia      # what a database holds, and its problems, before training
-
-`open_database` reads only names and label files and refuses a database whose counts differ from the
-published ones, unless `partial=True`. To add a corpus in code, write a reader (root -> Utterance, ...) and
-enter it in `DATABASES`; to add one without code, write a manifest CSV (path,emotion,speaker[,session]).
+`open_database` refuses a database whose counts differ from the published ones, unless `partial=True`.
+`python train.py --check --db casia` lists what a database holds, and its problems, before training.
+To add a corpus without code, write a manifest CSV (path,emotion,speaker[,session]) and give its path as
+`--db`. To add it in code, write a reader (root -> Utterance, ...) and enter it in `DATABASES`.
 """
 
 import csv
@@ -27,18 +26,23 @@ from typing import NamedTuple
 import numpy as np
 
 AUDIO_ENDINGS = (".wav", ".flac")
+PREDICTION_COLUMNS = ("utterance", "speaker", "emotion")  # of predictions.csv; a column for each class follows
 
 
 class DatabaseError(ValueError):
-    """A database that is not what it should be; the message names the file or class and the remedy."""
+    """A damaged or incomplete database; the message names the file or class and the remedy."""
+
+    exit_code = 3  # of a command that ends with this error
 
 
 class UsageError(ValueError):
-    """A wish that cannot be fulfilled as it was put; the message names it and the remedy."""
+    """An option that cannot be used with this database; the message names it and the remedy."""
+
+    exit_code = 2
 
 
 class Utterance(NamedTuple):
-    """One labelled recording, as the readers below give it."""
+    """A labelled recording, as the readers below yield it."""
 
     id: str  # unique in its database
     path: str  # relative to the root
@@ -49,7 +53,7 @@ class Utterance(NamedTuple):
 
 @dataclass(frozen=True)
 class Corpus:
-    """A published database: what should be found, and who reads it."""
+    """A published database: its counts and its reader."""
 
     language: str
     classes: dict  # emotion -> utterances, in the papers' order
@@ -60,7 +64,7 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Database:
-    """The utterances found, as columns of equal length N."""
+    """The utterances of a corpus, as columns of equal length N."""
 
     name: str
     root: Path
@@ -75,17 +79,17 @@ class Database:
 
     @property
     def digest(self):
-        """`digest_of` its utterances: two runs with the same digest saw the same corpus."""
+        """Digest of the utterances: two runs with the same digest used the same corpus."""
         emotions = [self.classes[label] for label in self.labels]
         return digest_of(zip(self.ids, emotions, self.speakers.tolist(), self.sessions.tolist()))
 
     def counts(self):
-        """Emotion -> utterances, in class order."""
+        """Number of utterances of each emotion, {emotion: number} in class order."""
         return dict(zip(self.classes, np.bincount(self.labels, minlength=len(self.classes)).tolist()))
 
 
 def digest_of(rows):
-    """SHA-256 over (id, emotion, speaker, session) of each utterance."""
+    """SHA-256 over the rows (id, emotion, speaker, session) of all utterances."""
     return hashlib.sha256(repr([tuple(row) for row in rows]).encode()).hexdigest()
 
 
@@ -96,10 +100,11 @@ IEMOCAP_LINE = re.compile(r"\[\d+\.\d+ - \d+\.\d+\]\t(?P<id>\S+)\t(?P<label>\w+)
 
 
 def read_iemocap(root):
-    """Improvised dialogues, four emotions (TFT section 3.1, ATFNN section III-A).
+    """`Session1/dialog/EmoEvaluation/Ses01F_impro01.txt`: improvised dialogues, four emotions.
 
-    The speaker is the letter of the utterance's last field with the session: `Ses01F_impro01_M003` is
-    speaker 1M. The letter in `Ses01F` names who wore the motion-capture markers.
+    The selection is that of TFT section 3.1 and ATFNN section III-A.
+    The speaker is the session and the letter of the utterance's last field: `Ses01F_impro01_M003` is
+    speaker 1M. The letter in `Ses01F` is the person with the motion-capture markers.
     """
     for labels in sorted(root.glob("Session[1-5]/dialog/EmoEvaluation/Ses*impro*.txt")):
         session = labels.parts[-4].removeprefix("Session")
@@ -122,7 +127,7 @@ def read_iemocap(root):
 
 
 def read_casia(root):
-    """`<speaker>/<emotion>/<201..250>.wav`."""
+    """`<speaker>/<emotion>/<201..250>.wav`, as CASIA is distributed."""
     for path in audio_files(root, "*/*/*"):
         speaker, emotion, sentence = path.parts
         yield Utterance(f"{speaker}/{emotion}/{Path(sentence).stem}", path.as_posix(), emotion, speaker)
@@ -151,7 +156,7 @@ RAVDESS_NAME = re.compile(r"(?P<modality>\d\d)-(?P<channel>\d\d)-(?P<emotion>0[1
 
 
 def read_ravdess(root):
-    """`Actor_01/03-01-05-01-01-01-01.wav`: audio-only speech; song and video are passed over."""
+    """`Actor_01/03-01-05-01-01-01-01.wav`: audio-only speech, without song and video."""
     for path in audio_files(root, "Actor_*/*"):
         found = RAVDESS_NAME.fullmatch(path.stem)
         if not found or path.parts[0] != f"Actor_{found['actor']}":
@@ -170,24 +175,22 @@ def read_manifest(root, manifest):
     except csv.Error as error:
         raise DatabaseError(f"{manifest}, line {rows.line_num}: {error}; close the quotes around each value") from None
     if missing or len(set(rows.fieldnames)) < len(rows.fieldnames):
-        raise DatabaseError(
-            f"{manifest}: has no column {', '.join(sorted(missing)) or 'names of its own'}; "
-            "the first line must be path,emotion,speaker"
-        )
+        fault = f"has no column {', '.join(sorted(missing))}" if missing else "has two columns of the same name"
+        raise DatabaseError(f"{manifest}: {fault}; the first line must be path,emotion,speaker")
     for line, row in table:
-        where = f"{manifest}, line {line}"
+        position = f"{manifest}, line {line}"
         if None in row:
-            raise DatabaseError(f"{where}: has more values than columns; put quotes around a value with a comma")
+            raise DatabaseError(f"{position}: has more values than columns; put quotes around a value with a comma")
         path, emotion, speaker, session = (
             (row.get(column) or "").strip() for column in ("path", "emotion", "speaker", "session")
         )
         if not (path + emotion + speaker + session).isprintable():
-            raise DatabaseError(f"{where}: has a line break or control character in a value; take it out")
+            raise DatabaseError(f"{position}: has a line break or control character in a value; take it out")
         if not (path and emotion and speaker):
-            raise DatabaseError(f"{where}: path, emotion or speaker is empty; fill it in or remove the line")
+            raise DatabaseError(f"{position}: path, emotion or speaker is empty; fill it in or remove the line")
         real = os.path.realpath(os.path.join(home, path))
         if os.path.isabs(path) or not real.startswith(os.path.join(home, "")):
-            raise DatabaseError(f"{where}: {path} leaves the folder {root}; name files inside it, or set --root")
+            raise DatabaseError(f"{position}: {path} leaves the folder {root}; name files inside it, or set --root")
         yield Utterance(path, path, emotion, speaker, session)
 
 
@@ -195,14 +198,14 @@ ABC_SPELLINGS = {"aggressiv": "aggressive", "intoxicate": "intoxicated"}
 
 
 def read_abc(root):
-    """ABC through a manifest `abc.csv`: its authors distribute it on request, with no public layout."""
+    """`abc.csv`, a manifest that you write: ABC is distributed on request, with no public layout."""
     for utterance in read_manifest(root, root / "abc.csv"):
         emotion = utterance.emotion.lower()
         yield utterance._replace(emotion=ABC_SPELLINGS.get(emotion, emotion))
 
 
 def read_synthetic(root):
-    """The corpus that benchmarks/synthetic.py writes: a manifest like anybody's."""
+    """`manifest.csv`, as common/synthetic.py writes it."""
     return read_manifest(root, root / "manifest.csv")
 
 
@@ -217,7 +220,7 @@ def _read_text(path):
 
 
 def audio_files(root, pattern):
-    """Audio files below the root as relative paths in sorted order, without hidden ones (`._name.wav`)."""
+    """Audio files below the root that match, as sorted relative paths, without hidden files (`._name.wav`)."""
     found = (path.relative_to(root) for path in root.glob(pattern) if path.suffix.lower() in AUDIO_ENDINGS)
     return sorted(path for path in found if not any(part.startswith(".") for part in path.parts))
 
@@ -264,7 +267,10 @@ DATABASES = {
 
 
 def database_name(db):
-    """Name of `--db`: a key of DATABASES, or for a manifest the file's name without `.csv`."""
+    """Name of the database `db`: a key of DATABASES, or a manifest's file name without `.csv`.
+
+    Raises UsageError.
+    """
     if db in DATABASES:
         return db
     if not db.lower().endswith(".csv"):
@@ -276,14 +282,14 @@ def database_name(db):
 
 
 def default_root(db):
-    """Folder of the recordings where --root is not given."""
+    """Folder of the recordings without --root: `$SER_DATA/<db>`, `data/<db>` or the manifest's folder."""
     if db not in DATABASES:
         return Path(db).parent
     return Path(os.environ.get("SER_DATA", "data")) / db
 
 
 def open_database(db, root=None, partial=False):
-    """Index a database: a name of DATABASES or the path of a manifest CSV.
+    """List the utterances of a database: `db` is a name of DATABASES or the path of a manifest CSV.
 
     `root` is the folder of the recordings (default: `default_root`). `partial` accepts counts that differ
     from the published ones. Raises DatabaseError or UsageError.
@@ -318,9 +324,9 @@ def open_database(db, root=None, partial=False):
 
 
 def refuse_shared_recordings(database, digests):
-    """DatabaseError if two speakers have a recording of the same bytes, which would be trained on and tested.
+    """Raise DatabaseError if two speakers have the same recording: it would be trained on and tested.
 
-    `digests`: one for each utterance.
+    `digests` are those of the utterances' files, in the order of the database.
     """
     first = {}
     for name, speaker, digest in zip(database.ids, database.speakers.tolist(), digests):
@@ -332,13 +338,10 @@ def refuse_shared_recordings(database, digests):
             )
 
 
-COLUMNS = ("utterance", "speaker", "emotion")  # of predictions.csv, beside one for each class
-
-
 def _check_names(utterances, name):
     for utterance in utterances:
-        if utterance.emotion in COLUMNS:
-            raise DatabaseError(f"{name}: a class cannot be called {utterance.emotion}; call it otherwise")
+        if utterance.emotion in PREDICTION_COLUMNS:
+            raise DatabaseError(f"{name}: a class cannot be called {utterance.emotion}; rename it")
     for what, values in (
         ("utterance", [utterance.id for utterance in utterances]),
         ("recording", [os.path.normpath(utterance.path) for utterance in utterances]),
@@ -357,65 +360,69 @@ def _check_names(utterances, name):
 
 
 def _check_counts(name, corpus, utterances, found, partial):
-    """Compare with the published counts; True if they differ and `partial` allows it."""
+    """Compare with the published counts; return True if they differ and `partial` allows it."""
     for utterance in utterances:
         if utterance.emotion not in corpus.classes:
             raise DatabaseError(
                 f"{utterance.path}: {utterance.emotion} is no class of {name}; it has {', '.join(corpus.classes)}"
             )
-    faults = count_faults(corpus, found, Counter(utterance.speaker for utterance in utterances))
-    if faults and not partial:
+    differences = count_differences(corpus, found, Counter(utterance.speaker for utterance in utterances))
+    if differences and not partial:
         raise DatabaseError(
-            f"{name}: found {'; '.join(faults)}; restore what is missing, or say --partial to go on with what is there"
+            f"{name}: found {'; '.join(differences)}; restore what is missing, or use --partial to go on without it"
         )
-    return bool(faults)
+    return bool(differences)
 
 
-def count_faults(corpus, found, sizes):
-    """What differs from the published counts, in words: `found` utterances by emotion, `sizes` by speaker."""
-    faults = [
+def count_differences(corpus, found, sizes):
+    """Differences from the published counts, each as text such as "sad 199 of 200".
+
+    `found` are the utterances of each emotion, `sizes` those of each speaker, both as {name: number}.
+    """
+    differences = [
         f"{label} {found.get(label, 0)} of {count}"
         for label, count in corpus.classes.items()
         if found.get(label, 0) != count
     ]
     if len(sizes) != corpus.speakers:
-        faults.append(f"speakers {len(sizes)} of {corpus.speakers}")
+        differences.append(f"speakers {len(sizes)} of {corpus.speakers}")
     elif corpus.speaker_sizes:
-        faults += [
+        differences += [
             f"speaker {speaker} {sizes[speaker]} of {size}"
             for speaker, size in zip(sorted(sizes), corpus.speaker_sizes)
             if sizes[speaker] != size
         ]
-    return faults
+    return differences
 
 
 # --------------------------------------------------------------------------------------------- folds
 
 
 class Fold(NamedTuple):
-    """One round of cross-validation; utterance indices into the database."""
+    """A split into training and test utterances, as indices into the database."""
 
-    number: int  # from 1, names in sorted order; 0: nobody is tested
-    name: str  # the speaker or session that is tested
+    number: int  # from 1, names in natural order; 0: no test utterances
+    name: str  # of the tested speaker or session
     train: np.ndarray
     test: np.ndarray
 
 
 PROTOCOLS = ("speaker", "session")
-NO_FOLD = "none"  # --fold none: train on everyone, for use
+NO_FOLD = "none"  # --fold none: train on all utterances, to predict new recordings
 
 
 def make_folds(database, protocol="speaker"):
-    """Leave one speaker (or session) out: every utterance is tested exactly once, by whom it does not train.
+    """Leave-one-speaker-out folds: every utterance is tested in exactly one fold, by a model that was not
+    trained on its speaker. With `protocol` "session", leave-one-session-out folds.
 
-    TFT section 3.2, ATFNN section III-B. Raises UsageError where the database cannot be cut so.
+    TFT section 3.2, ATFNN section III-B. Raises UsageError if the database cannot be split that way.
     """
     groups = database.speakers if protocol == "speaker" else database.sessions
     if protocol == "session" and not groups.astype(bool).all():
         raise UsageError(f"{database.name} names no sessions; use --protocol speaker, or fill the session column")
-    names = sorted(set(groups.tolist()), key=_natural)
+    names = sorted(set(groups.tolist()), key=natural_order)
     if len(names) < 2:
-        raise UsageError(f"{database.name} has one {protocol} only; leaving it out leaves nothing to train on")
+        raise UsageError(f"{database.name} has only one {protocol}; add recordings of another to train on")
     folds = []
     for number, name in enumerate(names, 1):
         tested = groups == name
@@ -429,33 +436,36 @@ def make_folds(database, protocol="speaker"):
     return folds
 
 
-def select_folds(folds, wish):
-    """Folds that `--fold` names: `all`, a number from 1, or a speaker's or session's name. A number wins.
+def select_folds(folds, requested):
+    """List the folds that `--fold` selects: `all`, a number from 1, or a speaker's or session's name.
 
-    `none` gives one round that trains on every utterance and tests nobody.
+    A number takes precedence over a name. `none` gives a single fold that trains on all utterances and tests
+    none. Raises UsageError.
     """
-    if wish == "all":
+    if requested == "all":
         return folds
-    if wish == NO_FOLD:
+    if requested == NO_FOLD:
         everyone = np.sort(np.concatenate([fold.test for fold in folds]))
         return [Fold(0, NO_FOLD, everyone, everyone[:0])]
-    chosen = [fold for fold in folds if str(fold.number) == wish] or [fold for fold in folds if fold.name == wish]
-    if not chosen:
+    by_number = [fold for fold in folds if str(fold.number) == requested]
+    selected = by_number or [fold for fold in folds if fold.name == requested]
+    if not selected:
         names = ", ".join(fold.name for fold in folds)
-        raise UsageError(f"--fold {wish}: no such fold; choose 1 to {len(folds)}, all, none, or one of {names}")
-    return chosen
+        raise UsageError(f"--fold {requested}: no such fold; choose 1 to {len(folds)}, all, none, or one of {names}")
+    return selected
 
 
-HELD_OUT = 5  # one training speaker of five is held out for choosing an epoch, at least one
+VALIDATION_FRACTION = 1 / 5  # of the training speakers, at least one: they choose the epoch
 
 
-def hold_out(database, fold, seed):
-    """Split a fold's training utterances by speaker for choosing an epoch: (fit, held out), utterance indices.
+def split_validation_speakers(database, fold, seed):
+    """Split a fold's training utterances by speaker: (train, val), indices into the database.
 
-    One in five of the training speakers is held out, at least one: those that follow the tested speaker in
-    sorted order, moved on by as many for each further seed. Raises UsageError with fewer than two of them.
+    The validation speakers are those that follow the tested speaker in natural order; each further seed takes
+    the next ones. They are VALIDATION_FRACTION of the training speakers, at least one. Raises UsageError with
+    fewer than two training speakers.
     """
-    names = sorted(set(database.speakers.tolist()), key=_natural)
+    names = sorted(set(database.speakers.tolist()), key=natural_order)
     tested = set(database.speakers[fold.test].tolist())
     last = max(names.index(name) for name in tested)
     following = [name for name in names[last + 1 :] + names[:last] if name not in tested]
@@ -463,14 +473,14 @@ def hold_out(database, fold, seed):
         raise UsageError(
             f"{database.name}, fold {fold.number}: one training speaker cannot be split; only --track last is possible"
         )
-    number = max(1, round(len(following) / HELD_OUT))
+    number = max(1, round(len(following) * VALIDATION_FRACTION))
     chosen = {following[(seed * number + i) % len(following)] for i in range(number)}
-    held = np.isin(database.speakers[fold.train], sorted(chosen))
-    return fold.train[~held], fold.train[held]
+    is_validation = np.isin(database.speakers[fold.train], sorted(chosen))
+    return fold.train[~is_validation], fold.train[is_validation]
 
 
-def _natural(name):
-    """Sort key: speaker 2 before speaker 10, and 01 before 1."""
+def natural_order(name):
+    """Sort key that puts speaker 2 before speaker 10, and 01 before 1."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)], name
 
 
@@ -481,14 +491,15 @@ AGGREGATIONS = ("mean", "majority")
 
 
 def utterance_scores(posteriors, counts, aggregation="mean"):
-    """Scores of each utterance: posteriors of segments (S, K), segments per utterance (N,) -> (N, K), rows sum to 1.
+    """Scores of each utterance from those of its segments, (N, K), rows sum to 1.
 
-    `mean` is the mean posterior. `majority` are the segments' votes for their likeliest class, to which the mean
-    posterior adds half a vote: it breaks ties, and is too little to overturn a vote.
+    `posteriors` of the segments (S, K), in the order of the utterances; `counts` of segments (N,). `mean` is the
+    mean posterior. `majority` is the share of segments that vote for a class; the mean posterior is added as
+    half a vote, to break ties: it is too small to overturn a vote.
     """
     if counts.min() < 1 or counts.sum() != len(posteriors):
         raise ValueError(
-            f"{len(posteriors)} segments do not share out among {len(counts)} utterances of {counts.sum()}"
+            f"{len(posteriors)} segments, but {len(counts)} utterances of {counts.sum()} segments, at least 1 each"
         )
     starts, number = np.cumsum(counts) - counts, counts[:, None].astype(posteriors.dtype)
     mean = np.add.reduceat(posteriors, starts, axis=0) / number
@@ -499,24 +510,18 @@ def utterance_scores(posteriors, counts, aggregation="mean"):
 
 
 def confusion(labels, scores):
-    """Confusion counts (K, K), rows the true class, columns the class with the highest score (N, K)."""
+    """Confusion matrix (K, K) of labels (N,) and scores (N, K): rows the true class, columns the predicted class."""
     classes = scores.shape[1]
     cells = labels * classes + scores.argmax(axis=1)
     return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
 
 
 def war(matrix):
-    """Weighted average recall: correct / all, of confusion counts (K, K)."""
+    """Weighted average recall of a confusion matrix (K, K): correct / all utterances."""
     return matrix.trace() / matrix.sum()
 
 
 def uar(matrix):
-    """Unweighted average recall: mean over the classes that occur of correct / all of the class."""
+    """Unweighted average recall of a confusion matrix (K, K): the mean recall of the classes that occur."""
     rows = matrix.sum(axis=1)
     return (matrix.diagonal()[rows > 0] / rows[rows > 0]).mean()
-
-
-if __name__ == "__main__":  # it reads recordings too, of which nothing above knows
-    import check
-
-    check.command()
