@@ -1,17 +1,17 @@
-"""Log-Mel front end of both papers, from recording to segments, on numpy and scipy; soundfile reads the files.
+"""Log-Mel front end of both papers, from recording to segments, with numpy and scipy; soundfile reads the files.
 
     recording -> read_audio -> split_segments -> pre_emphasize -> split_frames -> power_spectrum
-              -> mel_filter_bank -> ln(E + floor) -> segments (S, bands, frames)
+              -> mel_filter_bank -> ln(E + log_floor) -> segments (S, n_mels, frames)
 
-`extract` does all of it for one recording; `load` does it for a list of recordings with every core and
-keeps the result in a cache folder, from which the next run maps it into memory:
+`extract` computes the segments of a recording; `load` those of a list of recordings. It saves them in a
+cache folder, and the next run maps them into memory from there:
 
     >>> from features import FRONT_ENDS, load
     >>> features = load(root, ["wangzhe/angry/201.wav"], FRONT_ENDS["tft"])
-    >>> features.segments.shape                      # (segments, 80 bands, 80 frames), float32
+    >>> features.segments.shape                      # (segments, 80 Mel bands, 80 frames), float32
     >>> features.counts                              # segments of each recording
 
-Everything stays float32: NumPy promotes to float64 silently, so constants are cast where they are made.
+All arrays are float32: NumPy promotes to float64 silently, so constants are cast where they are made.
 """
 
 import ctypes
@@ -36,59 +36,59 @@ from pathlib import Path
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+FORMATS = ("WAV", "WAVEX", "FLAC")  # the formats of which a truncated file is noticed
+SAMPLE_RATES = (4_000, 384_000)  # Hz, lowest and highest that a recording may have
+STREAMED = 0x7FFF_F000  # bytes; a data chunk of this size or more was written before its length was known
+LOUDEST = 8.0  # samples belong in [-1, 1]; a floating-point file may overshoot, but not hold integers
+MAX_OVERLAP = 0.75  # of a segment
 BLOCK_SEGMENTS = 4  # segments per pass: frames and spectra of a block stay in the processor's cache
+OMITTED_IF_DEFAULT = {"overlap": 0.0, "pre_emphasis_scope": "segment"}  # absent from the settings of older runs
 POOL_BYTES = 32_000_000  # below this much audio, starting processes costs more than they save
-STREAMED = 0x7FFF_F000  # bytes; a data chunk of such a size was written before its length was known
 CHUNK_FILES = 16  # recordings per unit of work of the process pool
-
-
-FORMATS = ("WAV", "WAVEX", "FLAC")  # of these a file that was cut short is noticed
-RATES = (4_000, 384_000)  # Hz, what a recording's header may say
-MOST_OVERLAP = 0.75  # of a segment
-OMITTED_IF_DEFAULT = dict(overlap=0.0, emphasized="segment")  # of FrontEnd, which earlier runs do not tell
-LOUDEST = 8.0  # samples belong in [-1, 1]; floating-point files may overshoot, not hold integers
 
 
 class AudioError(ValueError):
     """A recording that cannot be used; the message names the file and the remedy."""
 
+    exit_code = 3  # of a command that ends with this error
+
 
 @dataclass(frozen=True)
 class FrontEnd:
-    """Settings of the front end. Both papers: 16 kHz, 20 ms Hamming window, 10 ms shift, 512-point FFT,
+    """Settings of the front end. Both papers: 16 kHz, 20 ms Hamming window, 10 ms hop, 512-point FFT,
     80 Mel bands (TFT section 3.3, ATFNN section III-C)."""
 
-    frames: int  # frames of a segment
-    pre_emphasis: float  # y[n] = x[n] - a x[n-1]; 0: none
-    rate: int = 16_000  # Hz
-    window: int = 320  # samples, 20 ms
-    shift: int = 160  # samples, 10 ms
-    fft: int = 512  # points
-    bands: int = 80  # Mel triangles
-    low: float = 0.0  # Hz, lower edge of the first triangle
-    high: float = 8_000.0  # Hz, upper edge of the last triangle
-    floor: float = 1e-6  # added to a band's energy before the logarithm
-    overlap: float = 0.0  # share of a segment that the next one holds too; a whole number of frames
-    emphasized: str = "segment"  # pre-emphasis within each segment, or of the utterance before it is cut
+    frames: int  # of a segment
+    pre_emphasis: float  # coefficient a of y[n] = x[n] - a x[n-1]; 0: none
+    sample_rate: int = 16_000  # Hz
+    win_length: int = 320  # samples, 20 ms
+    hop_length: int = 160  # samples, 10 ms
+    n_fft: int = 512  # points
+    n_mels: int = 80  # Mel bands
+    fmin: float = 0.0  # Hz, lower edge of the first Mel band
+    fmax: float = 8_000.0  # Hz, upper edge of the last Mel band
+    log_floor: float = 1e-6  # added to the energy of a band before the logarithm
+    overlap: float = 0.0  # share of a segment that the next segment repeats; a whole number of frames
+    pre_emphasis_scope: str = "segment"  # filter each "segment", or the "utterance" before it is split
 
     @property
-    def samples(self):
-        """Samples that one segment reads: its last frame reaches past the next segment's start."""
-        return (self.frames - 1) * self.shift + self.window
+    def segment_samples(self):
+        """Samples that a segment reads: its last frame reaches past the start of the next segment."""
+        return (self.frames - 1) * self.hop_length + self.win_length
 
     @property
-    def hop(self):
+    def segment_hop(self):
         """Samples between the starts of two segments."""
-        return round(self.frames * (1 - self.overlap)) * self.shift
+        return round(self.frames * (1 - self.overlap)) * self.hop_length
 
     def overlap_fits(self):
-        """True if segments overlap by a whole number of frames and by no more than MOST_OVERLAP."""
+        """True if segments overlap by a whole number of frames and by no more than MAX_OVERLAP."""
         frames = self.frames * self.overlap
-        whole = 0 <= self.overlap <= MOST_OVERLAP and abs(frames - round(frames)) < 1e-6
+        whole = 0 <= self.overlap <= MAX_OVERLAP and abs(frames - round(frames)) < 1e-6
         return whole and (round(frames) > 0 or self.overlap == 0)
 
     def as_settings(self):
-        """Its values by name, as runs tell them: without those of OMITTED_IF_DEFAULT that are as there."""
+        """Its fields as {name: value}, as runs save them: those in OMITTED_IF_DEFAULT only if they differ."""
         return {name: value for name, value in asdict(self).items() if OMITTED_IF_DEFAULT.get(name) != value}
 
 
@@ -98,23 +98,23 @@ FRONT_ENDS = {
 }
 
 
-# ---------------------------------------------------------------------------------- one recording
+# ---------------------------------------------------------------------------------- reading a recording
 
 
 @contextmanager
 def enough_memory(path):
-    """AudioError where what is done inside with a recording takes more memory than there is."""
+    """Turn a MemoryError raised in the context into an AudioError that names the recording."""
     try:
         yield
-    except MemoryError:  # it is long, or a damaged header says so
+    except MemoryError:  # it is long, or its damaged header claims to be
         raise AudioError(f"{path}: is too long for this machine's memory; cut it into parts") from None
 
 
-def read_audio(path, rate=16_000):
-    """Read a recording as mono float32 in [-1, 1] at `rate` Hz, shape (samples,).
+def read_audio(path, sample_rate=16_000):
+    """Read a recording as mono float32 in [-1, 1] at `sample_rate` Hz, shape (samples,).
 
     Channels are averaged, other rates are resampled by a polyphase filter. Raises AudioError for a
-    file that is missing, unreadable, empty, cut short, silent, or that holds NaN or infinity.
+    file that is missing, unreadable, empty, truncated, silent, or that holds NaN or infinity.
     """
     import soundfile
 
@@ -124,11 +124,11 @@ def read_audio(path, rate=16_000):
         with soundfile.SoundFile(path) as file:
             if file.format not in FORMATS:
                 raise AudioError(f"{path}: holds {file.format}, not WAV or FLAC; convert it")
-            if not RATES[0] <= file.samplerate <= RATES[1]:
-                raise AudioError(f"{path}: its header says {file.samplerate} Hz; replace the file")
-            wave = file.read(dtype="float32", always_2d=True)
+            if not SAMPLE_RATES[0] <= file.samplerate <= SAMPLE_RATES[1]:
+                raise AudioError(f"{path}: its header claims {file.samplerate} Hz; replace the file")
+            wave = file.read(dtype="float32", always_2d=True)  # (samples, channels)
             source_rate = file.samplerate
-            short = len(wave) < file.frames or _wav_cut_short(path)
+            truncated = len(wave) < file.frames or _is_truncated_wav(path)
     except AudioError:
         raise
     except (OSError, RuntimeError, TypeError, ValueError) as error:
@@ -138,7 +138,7 @@ def read_audio(path, rate=16_000):
         raise AudioError(f"{path}: cannot be read as audio ({reason}); replace the file") from None
     if len(wave) == 0:
         raise AudioError(f"{path}: holds no samples; replace the file")
-    if short:
+    if truncated:
         raise AudioError(f"{path}: was cut short, its header promises more samples; replace the file")
     mono = wave[:, 0] if wave.shape[1] == 1 else wave.mean(axis=1)
     if not np.isfinite(mono).all():
@@ -147,15 +147,15 @@ def read_audio(path, rate=16_000):
         raise AudioError(f"{path}: has samples of {abs(mono).max():.3g}, far outside [-1, 1]; rescale it")
     if mono.max() == mono.min():
         raise AudioError(f"{path}: is silent, every sample of the mean of its channels is the same; replace the file")
-    if source_rate != rate:
+    if source_rate != sample_rate:
         from scipy.signal import resample_poly
 
-        common = gcd(source_rate, rate)
-        mono = resample_poly(mono, rate // common, source_rate // common).astype(np.float32, copy=False)
+        common = gcd(source_rate, sample_rate)
+        mono = resample_poly(mono, sample_rate // common, source_rate // common).astype(np.float32, copy=False)
     return mono
 
 
-def _wav_cut_short(path):
+def _is_truncated_wav(path):
     """True for a WAV file that ends before its data chunk does: libsndfile reads it without complaint."""
     with open(path, "rb") as file:
         head = file.read(12)
@@ -170,24 +170,27 @@ def _wav_cut_short(path):
     return True
 
 
+# ---------------------------------------------------------------------------------- from samples to segments
+
+
 def count_segments(samples, front_end):
-    """Segments of a recording of `samples` samples: as many as hold every whole frame, at least one."""
-    frames = 1 + (samples - front_end.window) // front_end.shift
-    hop = front_end.hop // front_end.shift  # frames
+    """Number of segments of a recording of `samples` samples: enough for all whole frames, at least 1."""
+    frames = 1 + (samples - front_end.win_length) // front_end.hop_length
+    hop = front_end.segment_hop // front_end.hop_length  # frames
     return 1 + max(0, ceil((frames - front_end.frames) / hop))
 
 
 def split_segments(wave, front_end):
-    """Cut (samples,) into segments (S, front_end.samples), the last one filled up with zeros."""
+    """Split a waveform (samples,) into segments (S, segment_samples); zeros fill up the last segment."""
     number = count_segments(len(wave), front_end)
-    padded = np.zeros((number - 1) * front_end.hop + front_end.samples, np.float32)
-    kept = wave[: len(padded)]  # past the last whole frame, under 10 ms can remain
-    padded[: len(kept)] = kept
-    return sliding_window_view(padded, front_end.samples)[:: front_end.hop]
+    padded = np.zeros((number - 1) * front_end.segment_hop + front_end.segment_samples, np.float32)
+    framed = wave[: len(padded)]  # without the samples after the last whole frame, under 10 ms
+    padded[: len(framed)] = framed
+    return sliding_window_view(padded, front_end.segment_samples)[:: front_end.segment_hop]  # (S, segment_samples)
 
 
 def pre_emphasize(segments, coefficient):
-    """y[n] = x[n] - coefficient x[n-1] along the last axis; the first sample is kept (TFT section 3.3)."""
+    """Filter along the last axis: y[n] = x[n] - coefficient x[n-1], y[0] = x[0] (TFT section 3.3)."""
     if coefficient == 0:
         return segments
     emphasized = segments.copy()
@@ -195,86 +198,90 @@ def pre_emphasize(segments, coefficient):
     return emphasized
 
 
-def split_frames(segments, window, shift):
-    """View (S, samples) as overlapping frames (S, frames, window), without centring or copying."""
-    return sliding_window_view(segments, window, axis=-1)[:, ::shift]
+def split_frames(segments, win_length, hop_length):
+    """View (S, samples) as overlapping frames (S, frames, win_length), without centring or copying."""
+    return sliding_window_view(segments, win_length, axis=-1)[:, ::hop_length]
 
 
-def power_spectrum(frames, fft):
-    """|FFT|^2 of Hamming-windowed frames: (..., window) -> (..., fft // 2 + 1)."""
+def power_spectrum(frames, n_fft):
+    """Power |FFT|^2 of Hamming-windowed frames: (..., win_length) -> (..., n_fft // 2 + 1)."""
     from scipy.fft import rfft
 
-    spectrum = rfft(frames * hamming(frames.shape[-1]), fft)
+    spectrum = rfft(frames * hamming(frames.shape[-1]), n_fft)
     return spectrum.real**2 + spectrum.imag**2
 
 
 @lru_cache
-def hamming(window):
-    """Symmetric Hamming window, float32 (window,)."""
-    return np.hamming(window).astype(np.float32)
+def hamming(win_length):
+    """Symmetric Hamming window, float32 (win_length,)."""
+    return np.hamming(win_length).astype(np.float32)
 
 
 def hz_to_mel(hz):
-    """HTK Mel scale: 2595 log10(1 + f / 700)."""
+    """Convert Hz to the HTK Mel scale: 2595 log10(1 + f / 700)."""
     return 2595.0 * np.log10(1.0 + np.asarray(hz) / 700.0)
 
 
 def mel_to_hz(mel):
-    """Inverse of `hz_to_mel`."""
+    """Convert the HTK Mel scale to Hz, the inverse of `hz_to_mel`."""
     return 700.0 * (10.0 ** (np.asarray(mel) / 2595.0) - 1.0)
 
 
 def band_edges(front_end):
-    """Edges and centres of the Mel triangles in Hz, (bands + 2,): band i rises from edge i to i + 1, falls to i + 2."""
-    return mel_to_hz(np.linspace(hz_to_mel(front_end.low), hz_to_mel(front_end.high), front_end.bands + 2))
+    """Edges of the Mel bands in Hz, (n_mels + 2,): band i rises from edge i to i + 1, its centre, and falls to i + 2."""
+    return mel_to_hz(np.linspace(hz_to_mel(front_end.fmin), hz_to_mel(front_end.fmax), front_end.n_mels + 2))
 
 
 @lru_cache
 def mel_filter_bank(front_end):
-    """Triangles of height 1 on continuous Hz, float32 (bands, fft // 2 + 1).
+    """Triangular Mel filters of height 1 on continuous Hz, float32 (n_mels, n_fft // 2 + 1).
 
-    The edges are not rounded to FFT bins: at 80 bands that would leave rows empty (31.25 Hz per bin, the
-    first triangle spans 46 Hz).
+    The edges are not rounded to FFT bins: with 80 bands that would give empty filters (a bin is 31.25 Hz
+    wide, the first triangle 46 Hz).
     """
-    edges = band_edges(front_end)[:, None]
-    bins = np.arange(front_end.fft // 2 + 1) * (front_end.rate / front_end.fft)
-    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    edges = band_edges(front_end)[:, None]  # (n_mels + 2, 1)
+    bins = np.arange(front_end.n_fft // 2 + 1) * (front_end.sample_rate / front_end.n_fft)  # Hz
+    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])  # (n_mels, n_fft // 2 + 1)
     falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
     return np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
 
 
 @lru_cache
-def _sparse_bank(front_end):
+def _sparse_filter_bank(front_end):
     from scipy.sparse import csr_array
 
     return csr_array(mel_filter_bank(front_end))  # 503 of 20 560 weights are not zero
 
 
 def log_mel(wave, front_end):
-    """Log-Mel segments of a waveform: float32 (samples,) -> (S, bands, frames)."""
-    within = front_end.emphasized == "segment"
-    wave = wave if within else pre_emphasize(wave, front_end.pre_emphasis)
-    segments = split_segments(wave, front_end)  # (S, samples)
-    bands, frames = front_end.bands, front_end.frames
-    out = np.empty((len(segments), bands, frames), np.float32)
+    """Log-Mel segments of a waveform, float32: (samples,) -> (S, n_mels, frames)."""
+    per_segment = front_end.pre_emphasis_scope == "segment"
+    wave = wave if per_segment else pre_emphasize(wave, front_end.pre_emphasis)
+    segments = split_segments(wave, front_end)  # (S, segment_samples)
+    out = np.empty((len(segments), front_end.n_mels, front_end.frames), np.float32)
     for start in range(0, len(segments), BLOCK_SEGMENTS):
-        block = segments[start : start + BLOCK_SEGMENTS]
-        block = pre_emphasize(block, front_end.pre_emphasis) if within else block
-        power = power_spectrum(split_frames(block, front_end.window, front_end.shift), front_end.fft)
-        energy = _sparse_bank(front_end) @ power.reshape(-1, power.shape[-1]).T  # (bands, s * frames)
-        level = np.log(energy + np.float32(front_end.floor)).reshape(bands, -1, frames)
-        out[start : start + len(block)] = level.transpose(1, 0, 2)  # (s, bands, frames)
+        block = segments[start : start + BLOCK_SEGMENTS]  # (s, segment_samples)
+        block = pre_emphasize(block, front_end.pre_emphasis) if per_segment else block
+        frames = split_frames(block, front_end.win_length, front_end.hop_length)  # (s, frames, win_length)
+        power = power_spectrum(frames, front_end.n_fft)  # (s, frames, bins)
+        energy = _sparse_filter_bank(front_end) @ power.reshape(-1, power.shape[-1]).T  # (n_mels, s * frames)
+        level = np.log(energy + np.float32(front_end.log_floor))
+        level = level.reshape(front_end.n_mels, -1, front_end.frames)  # (n_mels, s, frames)
+        out[start : start + len(block)] = level.transpose(1, 0, 2)  # (s, n_mels, frames)
     return out
 
 
 def extract(path, front_end):
-    """Log-Mel segments of a recording, float32 (S, bands, frames), its length in seconds, its file's SHA-256."""
+    """Segments of a recording, float32 (S, n_mels, frames), its length in seconds and its file's SHA-256.
+
+    Raises AudioError.
+    """
     with enough_memory(path):
-        wave = read_audio(path, front_end.rate)
+        wave = read_audio(path, front_end.sample_rate)
         segments = log_mel(wave, front_end)
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return segments, len(wave) / front_end.rate, digest
+    return segments, len(wave) / front_end.sample_rate, digest
 
 
 # ----------------------------------------------------------------------- many recordings, and the cache
@@ -284,7 +291,7 @@ def extract(path, front_end):
 class Features:
     """Segments of a list of recordings, in its order."""
 
-    segments: np.ndarray  # (S, bands, frames) float32, mapped from the cache, copy on write
+    segments: np.ndarray  # (S, n_mels, frames) float32, mapped from the cache, copy on write
     counts: np.ndarray  # (recordings,) segments of each
     seconds: np.ndarray  # (recordings,) length of each
     file_digests: list  # SHA-256 of each recording's file
@@ -376,7 +383,7 @@ def _make_entry(entry, root, paths, front_end, workers, report):
                 recordings.append(content)
                 if report:
                     report(len(counts), len(paths))
-        shape = [sum(counts), front_end.bands, front_end.frames]
+        shape = [sum(counts), front_end.n_mels, front_end.frames]
         index = dict(shape=shape, counts=counts, seconds=seconds, sha256=digest.hexdigest(), recordings=recordings)
         (making / "index.json").write_text(json.dumps(dict(index, seal=_seal(index))), encoding="utf-8")
         _install(making, entry)
