@@ -1,0 +1,283 @@
+"""Settings of the papers, the options of train.py, and what of both deviates from the papers.
+
+    options = parse_command_line(["--model", "tft", "--overlap", "0.5"])
+    settings_of(options, "tft")     # {"epochs": 1000, "batch_size": 64, ..., "overlap": 0.5}
+
+A run records all CORE_SETTINGS, and of OPEN_SETTINGS, which the papers leave open, those that are not the default.
+"""
+
+import argparse
+import math
+import os
+import re
+from dataclasses import dataclass, field, fields, replace
+
+import features
+import protocols
+from common import cli
+from common.runs import TRAINED_TRACKS
+
+SYNTHETIC_EPOCHS = 10  # default on the synthetic corpus, where a demonstration is wanted and no result
+SPEAKER_STATISTICS_NEED = "needs all recordings of each speaker, by name"  # --normalization speaker
+MOST_SEEDS = 1_000  # of a command
+
+# ------------------------------------------------------------------------------- settings of the papers
+
+
+@dataclass(frozen=True)
+class PaperSettings:
+    """Training settings of a paper, and its front end."""
+
+    front_end: str
+    epochs: int
+    batch_size: int
+    lr: float
+    pre_emphasis: str
+
+
+TFT = PaperSettings("tft", epochs=1000, batch_size=64, lr=1e-3, pre_emphasis="segment")  # TFT section 3.3
+ATFNN = PaperSettings("atfnn", epochs=100, batch_size=128, lr=5e-4, pre_emphasis="none")  # ATFNN III-C, epochs ours
+PAPER_SETTINGS = {
+    **dict.fromkeys(("tft", "tft-t+f", "tft-t+tf", "tft-f+tf"), TFT),
+    **dict.fromkeys(("atfnn", "afnn", "atnn", "tfnn"), ATFNN),
+}
+NORMALIZATIONS = ("fold", "none", "segment", "utterance", "speaker")
+
+# --------------------------------------------------------------------------------------------- options
+
+
+def option(default, help, **details):
+    """Field of Options; `details` go to argparse, but for `least` and `below`, the bounds of a number."""
+    return field(default=default, metadata=dict(help=help, **details))
+
+
+def open_option(models, default, help, **details):
+    """Field of Options for a setting that the papers leave open, of those models."""
+    return option(default, help, models=models, **details)
+
+
+ALL = tuple(PAPER_SETTINGS)
+OF_TFT = tuple(model for model, settings in PAPER_SETTINGS.items() if settings is TFT)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of train.py, a line each; None means the paper's value for the model."""
+
+    db: str = option("synthetic", f"database: {', '.join(protocols.DATABASES)}, or the path of a manifest .csv")
+    root: str = option(None, "folder of the recordings (default: $SER_DATA/<db>, else data/<db>, or a manifest's own)")
+    model: str = option("tft", "model to train", choices=(*PAPER_SETTINGS, "all"))
+    fold: str = option("all", "fold: 1..K, a speaker or session by name, all, or none: train on everyone, test nobody")
+    protocol: str = option("speaker", "what a fold tests and does not train on", choices=protocols.PROTOCOLS)
+    seed: str = option("0", "seed, a range such as 0-4, or several: 0-2,5")
+    epochs: int = option(
+        None, f"epochs (TFT 1000; ATFNN 100, where its paper states none; synthetic {SYNTHETIC_EPOCHS})", least=1
+    )
+    batch_size: int = option(None, "segments per step (TFT 64, ATFNN 128)", least=1)
+    lr: float = option(None, "learning rate of Adam (TFT 0.001, ATFNN 0.0005)", least=1e-12)
+    track: str = option(
+        "last", "last epoch, epoch chosen on held-out training speakers, or both", choices=(*TRAINED_TRACKS, "all")
+    )
+    eval_every: int = option(
+        10, "save scores after so many epochs each, for the tracks validation and oracle; 0: never", least=0
+    )
+    save_every: float = option(60.0, "seconds between saved states, from which a killed run resumes", least=0)
+    folds_at_once: int = option(None, "folds trained at once (10 on a GPU, 1 on a CPU)", least=1, alias="--together")
+    engine: str = option(
+        "auto", "implementation of a step; graph and compiled need a GPU, auto takes the fastest",
+        choices=("auto", "eager", "graph", "compiled"),
+    )  # fmt: skip
+    precision: str = option("float32", "of products and convolutions in training", choices=("float32", "bfloat16"))
+    deterministic: bool = option(False, "ask torch for the same bits on each GPU run, at a cost; a CPU gives them")
+    partial: bool = option(False, "accept a database whose counts differ from the published ones")
+    device: str = option("auto", "where to compute; auto takes a GPU if there is one", choices=("auto", "cpu", "cuda"))
+    runs: str = option("runs", "folder of the results")
+    check: bool = option(False, "list what the corpus holds and what is wrong with it; train nothing")
+    quiet: bool = option(False, "print nothing but errors")
+    normalization: str = open_option(
+        ALL, "fold", "z-score per band, from what; speaker: each speaker's own, transductive", choices=NORMALIZATIONS
+    )
+    overlap: float = open_option(ALL, 0, "share of a segment that the next segment holds too, up to 0.75", least=0)
+    pre_emphasis: str = open_option(
+        ALL, None, "0.97 within each segment, or of the utterance before it is cut (TFT segment, ATFNN none)",
+        choices=("none", "segment", "utterance"),
+    )  # fmt: skip
+    log_floor: float = open_option(ALL, 1e-6, "added to a band's energy before the logarithm", least=1e-30, below=1)
+    dropout: float = open_option(
+        ALL, 0, "TFT: in its encoders; ATFNN: between the BiLSTM's layers, before the classifier", least=0, below=1
+    )
+    aggregation: str = open_option(
+        ALL, "mean", "an utterance's class from its segments' posteriors", choices=protocols.AGGREGATIONS
+    )
+    double_softmax: bool = open_option(OF_TFT, False, "cross-entropy of the softmax, as TFT eq. 13 reads")
+    bn_momentum: float = open_option(OF_TFT, 0.1, "of batch norm", least=1e-12, below=1)
+    f_encoder_heads: int = open_option(
+        ("atfnn", "afnn", "tfnn"), 2, "heads of the F-Encoder", choices=(1, 2, 4, 8), least=1
+    )
+    gate: str = open_option(
+        ("atfnn", "afnn", "atnn"), "sigmoid",
+        "F- and T-Attention: activation of their convolution; softmax: over groups",
+        choices=("sigmoid", "softmax", "none"),
+    )  # fmt: skip
+    t_attention_input: str = open_option(
+        ("atfnn",), "log-mel", "T-Attention from x (eq. 2, Fig. 4) or the F-Encoder's output (eq. 4)",
+        choices=("log-mel", "encoded"),
+    )  # fmt: skip
+
+
+CORE_SETTINGS = ("epochs", "batch_size", "lr", "normalization", "precision")  # in the settings of each run
+OPEN_SETTINGS = {  # other open settings, recorded where they are not the default -> the models that have them
+    part.name: part.metadata["models"]
+    for part in fields(Options)
+    if "models" in part.metadata and part.name not in CORE_SETTINGS
+}
+
+
+def bounded(kind, least, below=2**31):
+    """Type of argparse: a number of a kind (int or float) from `least`, and below `below`."""
+
+    def convert(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value < below or "_" in text:
+            bound = f"at least {least}" if least in (0, 1) else "more than 0"
+            bound += f" and less than {below}" if below < 2**31 else ""
+            noun = "whole number" if kind is int else "number"
+            raise argparse.ArgumentTypeError(f"{text!r}: give a {noun} of {bound}")
+        return value
+
+    return convert
+
+
+def parse_command_line(arguments=None, doc=""):
+    """Options of a command line, by a parser that is built from the fields of Options."""
+    parser = cli.CommandParser(doc)
+    group_of_open = parser.add_argument_group("settings that the papers leave open")
+    for part in fields(Options):
+        details = dict(part.metadata, default=part.default)
+        group = group_of_open if details.pop("models", None) else parser
+        names = [flag(part.name), details.pop("alias", None)]
+        if part.default is not None and part.default is not False:
+            details["help"] += f" (default: {part.default})"
+        if part.type is bool:
+            details["action"] = "store_true"
+        elif "least" in details:
+            details["type"] = bounded(part.type, details.pop("least"), details.pop("below", 2**31))
+        group.add_argument(*filter(None, names), dest=part.name, **details)
+    return Options(**vars(parser.parse_args(arguments)))
+
+
+def flag(name):
+    """Option of the command line for a field: batch_size -> --batch-size."""
+    return "--" + name.replace("_", "-")
+
+
+def parse_seeds(text):
+    """Seeds of `3`, `0-4` or `0-2,5`, as tables print them: a sorted list, each once; UsageError for other text."""
+    seeds = set()
+    for part in text.split(","):
+        found = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", part)
+        first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+        if not first <= last < first + MOST_SEEDS:
+            raise protocols.UsageError(
+                f"--seed {text}: give a number such as 0, a range such as 0-4, or several: 0-2,5"
+            )
+        seeds.update(range(first, last + 1))
+        if len(seeds) > MOST_SEEDS:
+            raise protocols.UsageError(f"--seed {text}: more than {MOST_SEEDS} seeds; give them to several commands")
+    return sorted(seeds)
+
+
+# ------------------------------------------------------------------------------------ settings of a run
+
+
+def default_of(name, model):
+    """Default of a setting: the paper's value, else ours."""
+    return getattr(PAPER_SETTINGS[model], name, getattr(Options, name))
+
+
+def settings_of(options, model):
+    """Settings of a run: CORE_SETTINGS, and those of OPEN_SETTINGS that the model has and that are not the default."""
+    values = {name: getattr(options, name) for name in (*CORE_SETTINGS, *OPEN_SETTINGS)}
+    values = {name: default_of(name, model) if value is None else value for name, value in values.items()}
+    if options.db == "synthetic" and options.epochs is None:
+        values["epochs"] = SYNTHETIC_EPOCHS
+    return {
+        name: value
+        for name, value in values.items()
+        if name in CORE_SETTINGS or (model in OPEN_SETTINGS[name] and value != default_of(name, model))
+    }
+
+
+def deviations_of(settings):
+    """A line for each setting that is not the paper's, or where the paper is silent not our default."""
+    model, lines = settings["model"], []
+    for name in (*CORE_SETTINGS, *OPEN_SETTINGS):
+        value, expected = settings.get(name, default_of(name, model)), default_of(name, model)
+        if value != expected:
+            lines.append(f"{name} {value} instead of {expected}")
+            if value == "speaker":
+                lines[-1] += ", transductive: a tested speaker's statistics are of all its own recordings"
+    return lines
+
+
+def is_possible(name, value, model):
+    """Check that the command line can give the model this value of one of OPEN_SETTINGS."""
+    part = Options.__dataclass_fields__[name]
+    if model not in OPEN_SETTINGS[name] or type(value) is not part.type:
+        return False
+    if value not in part.metadata.get("choices", (value,)):
+        return False
+    return "least" not in part.metadata or part.metadata["least"] <= value < part.metadata.get("below", math.inf)
+
+
+def front_end_of(model, settings):
+    """FrontEnd of a model's paper, changed as the settings of a run ask."""
+    front_end = features.FRONT_ENDS[PAPER_SETTINGS[model].front_end]
+    changes = dict(overlap=float(settings.get("overlap", 0)), log_floor=settings.get("log_floor", front_end.log_floor))
+    if scope := settings.get("pre_emphasis"):
+        changes["pre_emphasis"] = 0.0 if scope == "none" else features.FRONT_ENDS["tft"].pre_emphasis
+        changes["pre_emphasis_scope"] = "utterance" if scope == "utterance" else "segment"
+    return replace(front_end, **changes)
+
+
+def models_of(options):
+    """Models that the options name."""
+    return list(PAPER_SETTINGS) if options.model == "all" else [options.model]
+
+
+def tracks_of(options):
+    """Tracks to train that the options name."""
+    return list(TRAINED_TRACKS) if options.track == "all" else [options.track]
+
+
+def check_options(options):
+    """Raise UsageError for an option that none of the models has, and for options that contradict each other."""
+    if not options.runs or (os.path.exists(options.runs) and not os.path.isdir(options.runs)):
+        raise protocols.UsageError(f"--runs {options.runs}: is no folder; name one that is, or that can be made")
+    parse_seeds(options.seed)
+    if options.track != "last" and options.fold == protocols.NO_FOLD:
+        raise protocols.UsageError(f"--track {options.track}: --fold none holds nobody out; drop --track")
+    if options.track != "last" and not options.eval_every:
+        raise protocols.UsageError(
+            "--eval-every 0: the validation track chooses among evaluated epochs; give 1 or more"
+        )
+    models = models_of(options)
+    for name, having in OPEN_SETTINGS.items():
+        if getattr(options, name) != getattr(Options, name) and not set(models) & set(having):
+            raise protocols.UsageError(
+                f"{flag(name)}: only {', '.join(having)} have it, not {options.model}; drop the option"
+            )
+    for model in models:
+        front_end = front_end_of(model, settings_of(options, model))
+        if not front_end.overlap_fits():
+            raise protocols.UsageError(
+                f"--overlap {options.overlap}: must be at most {features.MOST_OVERLAP} and a whole number of the "
+                f"{front_end.frames} frames of a segment, such as 0.5"
+            )
+    if options.dropout and options.engine in ("graph", "compiled"):
+        raise protocols.UsageError("--dropout: has not been tried with recorded steps; use --engine eager")
+    if options.normalization == "speaker" and options.fold == protocols.NO_FOLD:
+        raise protocols.UsageError(f"--normalization speaker: {SPEAKER_STATISTICS_NEED}; choose another for --fold none")
