@@ -274,7 +274,7 @@ def check_options(options):
         front_end = front_end_of(model, settings_of(options, model))
         if not front_end.overlap_fits():
             raise protocols.UsageError(
-                f"--overlap {options.overlap}: must be at most {features.MOST_OVERLAP} and a whole number of the "
+                f"--overlap {options.overlap}: must be at most {features.MAX_OVERLAP} and a whole number of the "
                 f"{front_end.frames} frames of a segment, such as 0.5"
             )
     if options.dropout and options.engine in ("graph", "compiled"):

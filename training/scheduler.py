@@ -1,0 +1,357 @@
+"""Jobs of a command, and who trains them when: shares of processes, locks, engines, folds at once.
+
+    jobs = make_jobs(options, database, folds, features_of)
+    FoldScheduler(options, database, features_of, len(folds), jobs, shares=1).train(pending)
+
+A job is one model x seed x fold x track. Processes that work on the same --runs share the jobs out by locks: each begins
+with its own share, then takes what no other has begun. Engines of a step, chosen by `choose_engine`:
+
+    eager     operation by operation; on a CPU, and the reference
+    graph     recorded once as a CUDA graph and replayed (fast/graphs.py)
+    compiled  the same of what torch.compile makes of the network: fewer kernels, a later start; folds of ATFNN become
+              one network (fast/stacked.py)
+"""
+
+import contextlib
+import math
+import os
+import platform
+import re
+from collections import deque
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+import models
+import protocols
+from common import config, runs
+from common.cli import Progress
+from training import checkpoints, data, trainer
+
+# --------------------------------------------------------------------------------------------- jobs
+
+
+class Job(NamedTuple):
+    """One model x seed x fold x track."""
+
+    folder: Path
+    fold: protocols.Fold
+    train_utterances: np.ndarray  # that the weights are trained on
+    val_utterances: np.ndarray  # that the validation track chooses its epoch on, else none
+    settings: dict  # all that the scores depend on
+    deviations: list  # settings that are not the paper's
+
+    def title(self, folds_total):
+        """Name of the job for people."""
+        settings = self.settings
+        track = " validation" if settings["track"] == "validation" else ""
+        fold = f"fold {self.fold.number}/{folds_total} {self.fold.name}" if self.fold.number else "all speakers"
+        return f"{settings['model']} seed {settings['seed']}{track} {fold}"
+
+
+def make_jobs(options, database, folds, features_of):
+    """Jobs of a command; features_of: front end of a paper -> Features of the database."""
+    jobs, digest = [], database.digest[:16]
+    for model in config.models_of(options):
+        settings = config.settings_of(options, model)
+        deviations = config.deviations_of(dict(settings, model=model))
+        front_end = config.front_end_of(model, settings).as_settings()
+        recordings = features_of[config.PAPER_SETTINGS[model].front_end].digest[:16]
+        for seed in config.parse_seeds(options.seed):
+            for fold in folds:
+                for track in config.tracks_of(options):
+                    job_settings = dict(
+                        model=model, protocol=options.protocol, seed=seed, fold=fold.number, fold_name=fold.name,
+                        **settings, front_end=front_end, utterances=digest, recordings=recordings,
+                        eval_every=options.eval_every, track=track,
+                    )  # fmt: skip
+                    train, val = fold.train, fold.train[:0]
+                    if track == "validation":
+                        train, val = protocols.split_validation_speakers(database, fold, seed)
+                        job_settings["held_out"] = sorted(set(database.speakers[val].tolist()))
+                    folder = runs.fold_folder(
+                        options.runs, database.name, model, options.protocol, seed, fold.number, track
+                    )
+                    jobs.append(Job(folder, fold, train, val, job_settings, deviations))
+    return jobs
+
+
+def is_finished(job):
+    """True if the fold is done with these settings; RunError if it would cost work done with others."""
+    if not (job.folder / "config.json").exists():
+        return False
+    try:
+        found = runs.read_config(job.folder).settings
+    except runs.RunError:  # cut short or damaged: trained again
+        return False
+    names = {**config.OPEN_SETTINGS, **found, **job.settings}
+    different = [name for name in names if job.settings.get(name) != found.get(name)]
+    done = runs.is_done(job.folder)
+    if different and (done or (job.folder / runs.STATE_FILE).exists()):
+        name = different[0]
+        default = config.default_of(name, job.settings["model"]) if name in config.OPEN_SETTINGS else None
+        descriptions = {"utterances": "other utterances, labels or speakers", "recordings": "other recordings"}
+        values = f"{name} {found.get(name, default)}, not {job.settings.get(name, default)}"
+        raise runs.RunError(
+            f"{job.folder}: holds a run with {descriptions.get(name, values)}; choose another --runs, or remove that folder"
+        )
+    return done
+
+
+def remove_leftovers(job):
+    """Remove what a process that was killed after it had finished the fold has left."""
+    if runs.lock_path(job.folder).exists() or (runs.leftovers(job.folder) and is_finished(job)):
+        with runs.try_lock_fold(job.folder) as locked:
+            if locked and is_finished(job):
+                runs.remove_leftovers(job.folder)
+
+
+def describe(job, data_of_job, folds_total, machine):
+    """RunConfig of a job; `machine`: engine, folds at once and so on."""
+    database, device = data_of_job.database, data_of_job.segments.device.type
+    facts = runs.DatabaseFacts(
+        name=database.name,
+        language=database.language,
+        classes=list(database.classes),
+        counts=database.counts(),
+        speakers=sorted(set(database.speakers.tolist())),
+        utterances=len(database.ids),
+        seconds=round(float(data_of_job.features.seconds.sum()), 3),
+        segments=len(data_of_job.segments),
+        partial=database.partial,
+    )
+    return runs.RunConfig(
+        settings=job.settings,
+        deviations=job.deviations,
+        folds_total=folds_total,
+        database=facts,
+        train_speakers=sorted(set(database.speakers[job.train_utterances].tolist())),
+        test_speakers=sorted(set(database.speakers[job.fold.test].tolist())),
+        test=[database.ids[i] for i in job.fold.test],
+        code=runs.CODE_VERSIONS,
+        machine=dict(
+            device=torch.cuda.get_device_name() if device == "cuda" else processor_name(),
+            **machine,
+            threads=torch.get_num_threads(),
+            python=platform.python_version(),
+            torch=str(torch.__version__),
+            numpy=np.__version__,
+        ),
+    )
+
+
+def processor_name():
+    """Name of the processor as Linux has it, elsewhere its architecture."""
+    with contextlib.suppress(OSError):
+        text = Path("/proc/cpuinfo").read_text(errors="replace")
+        if name := re.search(r"^model name\s*: *(.+)", text, re.MULTILINE):
+            return name[1]
+    return platform.processor() or platform.machine()
+
+
+# ------------------------------------------------------------------------------- shares of processes
+
+
+def number_in(environment, name, default):
+    """Whole number of an environment variable; UsageError where it is none."""
+    try:
+        return int(environment.get(name, default))
+    except ValueError:
+        raise protocols.UsageError(f"{name}={environment[name]}: is no number; unset it") from None
+
+
+def rank_and_world_size(environment=os.environ):
+    """(rank, processes) of this process among those that torchrun or a SLURM job array started; (0, 1) alone."""
+    rank, ranks = number_in(environment, "RANK", 0), number_in(environment, "WORLD_SIZE", 1)
+    task, tasks = number_in(environment, "SLURM_ARRAY_TASK_ID", 0), number_in(environment, "SLURM_ARRAY_TASK_COUNT", 1)
+    step = max(1, number_in(environment, "SLURM_ARRAY_TASK_STEP", 1))
+    task = (task - number_in(environment, "SLURM_ARRAY_TASK_MIN", 0)) // step
+    count = max(1, ranks) * max(1, tasks)
+    return (task * max(1, ranks) + rank) % count, count
+
+
+def local_rank():
+    """Number of this process on its machine, by torchrun."""
+    return number_in(os.environ, "LOCAL_RANK", 0)
+
+
+def own_share_first(jobs, rank, count):
+    """Every count-th job from `rank`, then the share of the next process, and so on."""
+    return [job for turn in range(count) for job in jobs[(rank + turn) % count :: count]]
+
+
+# ------------------------------------------------------------------------------------------- engines
+
+
+def min_steps_to_compile(model, precision, folds):
+    """Steps of a network's folds, so many at once, from which on compiling for half a minute pays.
+
+    On an H200 (docs/performance.md) it makes a step of TFT 1 ms shorter and a step of ATFNN 3 to 8 ms; with few folds at
+    once ATFNN's one network gains little or nothing, hence infinity.
+    """
+    if not is_stacked(model, "compiled"):
+        return 30_000
+    return 10_000 if folds >= (4 if precision == "bfloat16" else 8) else math.inf
+
+
+def is_stacked(model, engine):
+    """True if folds of a model are trained as one network by an engine."""
+    return engine == "compiled" and models.MODELS[model][0] is models.ATFNN
+
+
+def choose_engine(requested, device, is_long=False, dropout=0.0):
+    """Engine of a step; `auto` records steps on a GPU, and compiles them where that is possible and training is long.
+
+    Raises UsageError where the engine that is requested cannot run here.
+    """
+    if requested in ("graph", "compiled") and device == "cpu":
+        raise protocols.UsageError(f"--engine {requested}: needs a GPU; use --engine eager, or drop the option")
+    if requested == "eager" or device == "cpu" or (requested == "auto" and dropout):
+        return "eager"
+    try:
+        from fast import graphs
+    except ImportError:
+        if requested == "auto":
+            return "eager"
+        raise protocols.UsageError(f"--engine {requested}: needs the folder fast/; use --engine eager") from None
+    if requested == "compiled" and not graphs.can_compile():
+        raise protocols.UsageError(
+            "--engine compiled: torch.compile does not work here, it needs triton, a C compiler and Python's headers; "
+            "use --engine graph"
+        )
+    if requested != "auto":
+        return requested
+    return "compiled" if is_long and graphs.can_compile() else "graph"
+
+
+def make_runner(engine, stacked):
+    """Runner of an engine (see training/trainer.py)."""
+    if engine == "eager":
+        return trainer.EagerRunner()
+    if stacked:
+        from fast.stacked import StackedRunner
+
+        return StackedRunner()
+    from fast.graphs import GraphRunner
+
+    return GraphRunner(compiled=engine == "compiled")
+
+
+def even_share(waiting, at_once):
+    """Folds of the next stack: all stacks about equally large, none above `at_once`."""
+    return math.ceil(waiting / math.ceil(waiting / at_once))
+
+
+# ----------------------------------------------------------------------------------------- scheduler
+
+
+class FoldScheduler:
+    """Trains the jobs of a command that no other process has finished or is training, some at once.
+
+    What it chooses depends on this process's share of all jobs, so that it is the same where a command is repeated.
+    """
+
+    def __init__(self, options, database, features_of, folds_total, jobs, shares):
+        self.options, self.database, self.features_of, self.folds_total = options, database, features_of, folds_total
+        self.device = data.choose_device(options.device, local_rank())
+        self.form = trainer.default_form(self.device, options.precision)
+        share = math.ceil(len(jobs) / shares)
+        self.folds_at_once = min(options.folds_at_once or (1 if self.device == "cpu" else 10), share)
+        self.engines = {
+            model: self.engine_of([job for job in jobs if job.settings["model"] == model], shares)
+            for model in dict.fromkeys(job.settings["model"] for job in jobs)
+        }
+        self.loaded = {}  # front end -> Data on the device
+        self.active = {}  # FoldRun in training -> its lock
+        self.failures = []  # messages of the folds that diverged
+
+    def engine_of(self, jobs, shares):
+        """Engine of the jobs of one model."""
+        settings = jobs[0].settings
+        counts = self.features_of[config.PAPER_SETTINGS[settings["model"]].front_end].counts
+        steps = sum(
+            settings["epochs"] * (int(counts[job.train_utterances].sum()) // settings["batch_size"]) for job in jobs
+        )
+        folds = even_share(math.ceil(len(jobs) / shares), self.folds_at_once)
+        least = min_steps_to_compile(settings["model"], settings["precision"], folds)
+        is_long = steps / min(shares, len(jobs)) >= least
+        return choose_engine(self.options.engine, self.device, is_long, self.options.dropout)
+
+    def train(self, pending):
+        """Train the pending jobs; RunError at the end if the memory was short or a fold diverged."""
+        trainer.prepare(self.device, self.options.deterministic)
+        if "compiled" in self.engines.values():
+            print(f"{self.database.name}: compiling takes half a minute a network", flush=True)
+
+        def runner_key(numbered):
+            model = numbered[1].settings["model"]
+            engine = self.engines[model]
+            return engine, model if is_stacked(model, engine) else None
+
+        try:
+            for (engine, stacked), part in groupby(enumerate(pending, 1), runner_key):
+                self.train_part(deque(part), make_runner(engine, stacked), stacked, len(pending))
+        except (torch.OutOfMemoryError, MemoryError):
+            remedy = f"--folds-at-once (now {self.folds_at_once})" if self.folds_at_once > 1 else "--batch-size"
+            raise runs.RunError(
+                f"{self.options.runs}: the device has not enough memory; use a smaller {remedy}"
+            ) from None
+        finally:
+            for lock in self.active.values():  # other processes can have the folds that were not finished
+                lock.close()
+        if self.failures:
+            raise runs.RunError("; ".join(self.failures))
+
+    def train_part(self, waiting, runner, stacked, total):
+        """Train (number, job) that wait by one runner; stacked folds end before the next stack begins."""
+        while waiting or self.active:
+            room = self.folds_at_once
+            if stacked:
+                room = 0 if self.active else even_share(len(waiting), room)
+            while waiting and len(self.active) < room:
+                self.start(*waiting.popleft(), total)
+            if not self.active:
+                continue
+            run_of = {run.trainer: run for run in self.active}
+            losses = runner.run_epoch(list(run_of), lambda trainer, step: run_of[trainer].report_step(step))
+            for trained, run in run_of.items():
+                self.end_epoch(run, losses[trained])
+            del run_of, run, trained  # a finished fold's memory is free before the next fold starts
+
+    def start(self, number, job, total):
+        """Begin or resume a fold, if no other process has it."""
+        with contextlib.ExitStack() as lock:
+            locked = lock.enter_context(runs.try_lock_fold(job.folder))
+            if not locked or is_finished(job):  # by another process, meanwhile
+                return
+            data_of_job, engine = self.data_of(job), self.engines[job.settings["model"]]
+            deterministic = self.device == "cpu" or self.options.deterministic
+            machine = dict(engine=engine, folds_at_once=self.folds_at_once, deterministic=deterministic)
+            run_config = describe(job, data_of_job, self.folds_total, machine)
+            fold_trainer = trainer.FoldTrainer(data_of_job, job.settings, job.train_utterances, self.form)
+            progress = Progress(f"[{number}/{total}] {job.title(self.folds_total)}")
+            run = checkpoints.FoldRun(job, fold_trainer, run_config, self.options.save_every, progress)
+            self.active[run] = lock.pop_all()
+
+    def data_of(self, job):
+        """Data of a job on the device, loaded once for each front end."""
+        front_end = config.PAPER_SETTINGS[job.settings["model"]].front_end
+        if front_end not in self.loaded:
+            self.loaded[front_end] = data.to_device(self.database, self.features_of[front_end], self.device)
+        return self.loaded[front_end]
+
+    def end_epoch(self, run, losses):
+        """Record an epoch of a fold; a fold that is trained or has diverged ends."""
+        try:
+            run.end_epoch(losses)
+        except runs.RunError as error:  # the other folds go on
+            self.failures.append(str(error))
+            run.progress.line(f"stopped: {error}")  # now, as the others may take long
+            self.active.pop(run).close()
+            return
+        if run.is_trained:
+            run.finish()
+            self.active.pop(run).close()

@@ -1,0 +1,181 @@
+"""One fold in training: its network, its optimiser, its order of segments, and the plain loop over an epoch.
+
+    trainer = FoldTrainer(data, settings, train_utterances)
+    EagerRunner().run_epoch([trainer])            # {trainer: losses of the steps}
+    trainer.score(test_utterances)                # (n, K)
+
+A runner trains several folds for an epoch: `run_epoch(trainers) -> {trainer: losses}`. EagerRunner, below, runs a step
+operation by operation, on any device. fast/graphs.py and fast/stacked.py have faster runners for a GPU; the step itself,
+`train_step`, is the same for all. Without the folder fast/ networks are trained in their plain form, slower.
+"""
+
+import os
+from contextlib import contextmanager
+
+import torch
+from torch.nn.functional import cross_entropy
+
+import features
+import models
+import protocols
+from training.data import fit_normalization, gather, score
+
+SEED_STRIDE = 1_000_003  # between the streams of random numbers of two seeds: more than there are epochs
+
+# ------------------------------------------------------------------------------------------- one step
+
+
+def in_precision(device, precision):
+    """Context in which products and convolutions run in `precision`, float32 or bfloat16."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=False)
+
+
+def cross_entropies(logits, labels, double_softmax=False):
+    """Cross-entropy of the logits, or of their softmax, as TFT eq. 13 reads: (n, K), (n,) -> (n,)."""
+    logits = logits.float()
+    return cross_entropy(logits.softmax(1) if double_softmax else logits, labels, reduction="none")
+
+
+def train_step(model, optimizer, x, labels, precision="float32", double_softmax=False, forward=None):
+    """Take one step of the optimiser on the mean loss of segments x (b, 1, n_mels, frames); gives the loss.
+
+    `forward(model, x)` replaces `model(x)`, for instance by what torch.compile makes of it.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    with in_precision(x.device, precision):
+        logits = forward(model, x) if forward else model(x)
+    loss = cross_entropies(logits, labels, double_softmax).mean()
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
+
+
+# ------------------------------------------------------------------------------------------- networks
+
+
+def make_model(settings, classes, device, form="plain", seed=None):
+    """Network of a run's settings with weights that depend on the seed alone, on a device, in a form of fast/modules.py.
+
+    Raises UsageError where a form is needed that is not there: bfloat16 without the folder fast/.
+    """
+    front_end = features.FrontEnd(**settings["front_end"])
+    options = {name: settings[name] for name in models.OPTIONS if name in settings}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings["seed"] if seed is None else seed)
+        model = models.build(settings["model"], classes, n_mels=front_end.n_mels, frames=front_end.frames, **options)
+    model = model.to(device, memory_format=torch.channels_last)
+    if form == "plain":
+        return model
+    from fast import modules
+
+    return modules.accelerate(model, form)
+
+
+def default_form(device, precision="float32"):
+    """Form of a network's modules that is fastest on a device, `plain` where there is no folder fast/."""
+    try:
+        from fast import modules  # noqa: F401
+    except ImportError:
+        if precision != "float32":  # attention and norms would run in it too
+            raise protocols.UsageError(f"--precision {precision}: needs the folder fast/; use float32") from None
+        return "plain"
+    return torch.device(device).type
+
+
+def prepare(device, deterministic):
+    """Set torch up for a device; call it before the first work on the data."""
+    if device == "cpu":
+        try:
+            from fast import memory
+        except ImportError:
+            return
+        memory.keep_freed_memory()
+    elif deterministic:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # without it torch refuses cuBLAS here
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid, at a pass over each tensor
+    else:
+        torch.backends.cudnn.benchmark = True  # all steps have the same shapes
+
+
+# ------------------------------------------------------------------------------------------- one fold
+
+
+class FoldTrainer:
+    """Weights of one fold, trained on the segments of `train_utterances`."""
+
+    def __init__(self, data, settings, train_utterances, form="plain"):
+        self.data, self.settings = data, settings
+        device = data.segments.device
+        self.model = make_model(settings, len(data.database.classes), device, form)
+        self.optimizer = torch.optim.Adam(
+            self.model.parameters(), lr=settings["lr"], fused=True, capturable=device.type == "cuda"
+        )
+        self.segments = data.segments_of(train_utterances)  # (n,) that are trained on
+        self.normalization = fit_normalization(data, settings["normalization"], self.segments)
+        self.epoch = 0  # epochs done
+        self.step_sizes = [len(part) for part in torch.arange(len(self.segments)).split(settings["batch_size"])]
+
+    def next_order(self):
+        """Segments (n,) in the order of the next epoch, which depends on seed and epoch only, on every device."""
+        generator = torch.Generator().manual_seed(self.settings["seed"] * SEED_STRIDE + self.epoch + 1)
+        return self.segments[torch.randperm(len(self.segments), generator=generator).to(self.segments.device)]
+
+    def step(self, index, forward=None):
+        """Train on the segments `index` (b,); gives the loss, on the device."""
+        x, labels = gather(self.data, self.normalization, index), self.data.labels[index]
+        double_softmax = self.settings.get("double_softmax", False)
+        return train_step(self.model, self.optimizer, x, labels, self.settings["precision"], double_softmax, forward)
+
+    def score(self, utterances):
+        """Scores of utterances from their segments' posteriors, float32 (n, K)."""
+        aggregation = self.settings.get("aggregation", "mean")
+        return score(self.model, self.data, self.normalization, utterances, aggregation)
+
+    def copy_weights(self):
+        """Copy of the weights and buffers, by name."""
+        return {name: value.clone() for name, value in self.model.state_dict().items()}
+
+    def state(self):
+        """What `restore` needs to resume, between two epochs."""
+        return dict(model=self.copy_weights(), optimizer=self.optimizer.state_dict()["state"], epoch=self.epoch)
+
+    def restore(self, state):
+        """Resume from what `state` gave, on whatever device and engine; before the first epoch."""
+        parameters, groups = list(self.model.parameters()), self.optimizer.state_dict()["param_groups"]
+        for number, moments in state["optimizer"].items():
+            if any(value.shape not in (parameters[number].shape, ()) for value in moments.values()):
+                raise ValueError("moments of another shape than their weights")
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(dict(state=state["optimizer"], param_groups=groups))
+        self.epoch = state["epoch"]
+
+    @contextmanager
+    def dropout_masks(self):
+        """Context with random numbers that depend on seed, fold and epoch only, also after the fold was resumed."""
+        if not self.settings.get("dropout"):
+            yield
+            return
+        device = self.data.segments.device
+        with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device.type == "cuda" else []):
+            torch.manual_seed((self.settings["seed"] * SEED_STRIDE + self.epoch + 1) * 1009 + self.settings["fold"])
+            yield
+
+
+# ----------------------------------------------------------------------------------------- the loop
+
+
+class EagerRunner:
+    """Runs each step operation by operation: the reference, on any device."""
+
+    def run_epoch(self, trainers, report=lambda trainer, step: None):
+        """Train each fold for an epoch; gives {trainer: losses of its steps}."""
+        losses = {}
+        for trainer in trainers:
+            losses[trainer] = []
+            with trainer.dropout_masks():
+                for step, index in enumerate(trainer.next_order().split(trainer.settings["batch_size"]), 1):
+                    losses[trainer].append(trainer.step(index))
+                    report(trainer, step)
+            trainer.epoch += 1
+        return {trainer: torch.stack(parts).tolist() for trainer, parts in losses.items()}
