@@ -4,9 +4,9 @@
     python predict.py --run runs/casia/tft/speaker/seed0/fold3 a.wav           # one fold's model
     python predict.py --run runs/casia/tft/speaker/seed0/all a.wav --segments  # the model of train.py --fold none
 
-Prints the class and the probabilities of each recording, and with --segments its course, segment by segment
-(--format json always holds it). Folders are searched for .wav and .flac files. Classes, normalisation and front
-end come from the checkpoint. A recording that cannot be used is passed over with one line on standard error.
+Prints the class and the probabilities of each recording, with --segments also those of its segments (--format json
+always holds them). Folders are searched for .wav and .flac files. Classes, normalisation and front end come from the
+checkpoint. A recording that cannot be used is skipped, with one line on standard error.
 """
 
 import csv
@@ -17,7 +17,6 @@ import threading
 from collections import deque
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,156 +24,100 @@ import numpy as np
 
 import features
 import protocols
-import recipes
-import results
+from common import cli, config, runs
 
-# engine.py imports torch, which takes a second, so the functions that use them import them: --help answers at once
+# training/ imports torch, which takes a second, so functions import it: --help answers at once
 
 BATCH = 64  # segments scored at once; more gain nothing on a CPU
 GROUP = 16  # recordings that a thread takes at once
-USED_CODE = ("features.py", "models.py", "engine.py", "protocols.py")  # what a prediction depends on
-MOST_FRAMES, MOST_POINTS = 10_000, 65_536  # of a segment and an FFT: a checkpoint that says more is damaged
-WARNING = (
-    "warning: a corpus trained on, above all of acted speech, transfers poorly to other voices, rooms and languages"
-)
+USED_CODE = ("features.py", "models.py", "protocols.py", "training/data.py", "fast/modules.py")  # of a prediction
+WARNING = "warning: a model of acted speech transfers poorly to other voices, rooms and languages"
 
 # ------------------------------------------------------------------------------------------- the models
 
 
-class Model(NamedTuple):
-    """What a checkpoint holds, on the device."""
-
-    network: object
-    front_end: features.FrontEnd
-    classes: list
-    settings: dict
-    normalization: tuple  # offset and scale (1, bands, 1) of the training fold; None where the recording gives them
-    code: dict  # file -> version it was trained with
-
-
 def find_checkpoints(run):
-    """Folders of the finished folds that --run names: a fold's own folder, or all folds of a seed's folder."""
+    """Folders of the finished folds that --run names: a fold's own folder, or all folds of a seed's folder.
+
+    Raises RunError where there is none.
+    """
     run = Path(run)
-    if (run / "config.json").exists() or (run / results.MARKER).exists():
+    if (run / "config.json").exists() or (run / runs.DONE_FILE).exists():
         folds = [run]
     else:
         folds = [path for path in run.glob("fold*") if path.name[4:].isdecimal()]
-    done = [fold for fold in sorted(folds, key=lambda fold: (len(fold.name), fold.name)) if results.is_done(fold)]
+    done = [fold for fold in sorted(folds, key=lambda fold: protocols.natural_order(fold.name)) if runs.is_done(fold)]
     if not done:
-        what = "has no finished fold, or files that were changed since" if run.is_dir() else "no such folder"
-        if results.is_done(run / "all"):
-            what = f"has no finished fold, but a model of all speakers in {run / 'all'}"
-        raise results.RunError(f"{run}: {what}; name a folder such as runs/casia/tft/speaker/seed0, or one in it")
+        problem = "has no finished fold, or files that were changed since" if run.is_dir() else "no such folder"
+        if runs.is_done(run / "all"):
+            problem = f"has no finished fold, but a model of all speakers in {run / 'all'}"
+        raise runs.RunError(f"{run}: {problem}; name a folder such as runs/casia/tft/speaker/seed0, or a fold in it")
+    for fold in done:
+        if not (fold / "checkpoint.pt").is_file():
+            raise runs.RunError(f"{fold}: holds predictions and no model; name the run of another --model")
     return done
 
 
 def load_models(folders, device):
-    """The models of some folds, which must be of one experiment."""
-    loaded = [load_model(folder, device) for folder in folders]
+    """Models of some folds; RunError unless they are of one experiment."""
+    from training import checkpoints
+
+    loaded = [checkpoints.load_model(folder, device) for folder in folders]
     first, *others = (dict(model.settings, classes=model.classes) for model in loaded)
     if first["normalization"] == "speaker":
-        raise results.RunError(
-            f"{folders[0]}: trained with --normalization speaker, which {recipes.FOR_KNOWN_SPEAKERS}; name another run"
+        raise runs.RunError(
+            f"{folders[0]}: trained with --normalization speaker, which {config.SPEAKER_STATISTICS_NEED}; "
+            "name another run"
         )
-    for folder, told in zip(folders[1:], others):
-        for name in results.differing(first, told):
-            raise results.RunError(f"{folder}: differs from {folders[0]} in {name}; name one of them")
+    for folder, settings in zip(folders[1:], others):
+        for name in runs.different_settings(first, settings):
+            raise runs.RunError(f"{folder}: differs from {folders[0]} in {name}; name one of them")
     return loaded
 
 
-def load_model(folder, device):
-    """The model of a fold; RunError where its checkpoint is not what train.py writes. No code in it is run."""
-    path = folder / "checkpoint.pt"
-    checkpoint = results.read_checkpoint(path)
-    try:
-        return check_model(checkpoint, device)
-    except KeyError as error:
-        reason = f"it lacks {error}"
-    except results.DAMAGED as error:
-        reason = " ".join(str(error).split())[:100] or type(error).__name__
-    raise results.RunError(f"{path}: cannot be used ({reason}); train it again, or name another --run")
+def notes(folders, loaded):
+    """Lines that a reader of the predictions should know about the models."""
+    yield WARNING
+    now = runs.CODE_VERSIONS
+    other = [name for name in USED_CODE if any(model.code.get(name) != now.get(name) for model in loaded)]
+    if other:
+        yield f"{folders[0]}: was trained with another version of {' and '.join(other)}; predictions may differ"
+    total = runs.read_config(folders[0]).folds_total
+    if len(folders) > 1 and len(folders) != total:
+        yield f"{folders[0].parent}: mean of {len(folders)} of {total} folds, the others are not finished"
 
 
-def check_model(state, device):
-    """The model of a checkpoint's content; KeyError, ValueError and others if it is odd."""
-    import torch
-
-    import engine
-
-    settings, classes, normalization = state["settings"], state["classes"], state["normalization"]
-    front_end = check_front_end(settings["front_end"])
-    if len(set(classes)) < max(2, len(classes)) or not all(isinstance(name, str) and name for name in classes):
-        raise ValueError("its classes are not two names or more")
-    if settings["model"] not in recipes.RECIPES or settings["normalization"] not in recipes.NORMALIZATIONS:
-        raise ValueError("its model or normalisation is unknown")
-    for name in set(recipes.OPEN) & set(settings):
-        if not recipes.is_possible(name, settings[name], settings["model"]):
-            raise ValueError(f"its {name} is impossible")
-    if (normalization is None) == (settings["normalization"] == "fold"):
-        raise ValueError("its normalisation does not match its settings")
-    if normalization is not None:
-        offset, scale = normalization
-        if not offset.shape == scale.shape == (1, front_end.bands, 1) or not (scale > 0).all():
-            raise ValueError("its normalisation does not fit the front end")
-        normalization = (offset.float().to(device), scale.float().to(device))
-    options = engine.model_options(settings)
-    network = engine.make_model(settings["model"], len(classes), 0, front_end, device, **options)
-    network.load_state_dict(state["model"])
-    numbers = [*network.state_dict().values(), *(normalization or ())]
-    if not all(bool(torch.isfinite(value).all()) for value in numbers):
-        raise ValueError("some of its numbers are not finite")
-    network.eval()
-    if front_end not in features.FRONT_ENDS.values():  # does it fit the network? A try costs a fifth of a second
-        with torch.inference_mode():
-            network(torch.zeros(1, 1, front_end.bands, front_end.frames, device=device))
-    return Model(network, front_end, list(classes), settings, normalization, dict(state.get("code") or {}))
-
-
-def check_front_end(told):
-    """The FrontEnd of a checkpoint's settings; ValueError where its values are no front end's."""
-    one = features.FrontEnd(**told)
-    if not (
-        all(type(getattr(one, part.name)) is part.type for part in fields(one))
-        and 0 < one.frames <= MOST_FRAMES
-        and 0 < one.shift <= one.window <= one.fft <= MOST_POINTS
-        and 0 < one.bands <= one.fft // 2
-        and features.RATES[0] <= one.rate <= features.RATES[1]
-        and 0 <= one.low < one.high <= one.rate / 2
-        and 0 <= one.pre_emphasis <= 1
-        and 0 < one.floor < 1
-        and one.overlap_fits()
-        and one.emphasized in ("segment", "utterance")
-    ):
-        raise ValueError("its front end is impossible")
-    return one
-
-
-# ---------------------------------------------------------------------------------------- recordings
+# ------------------------------------------------------------------------------------------- recordings
 
 
 class Prediction(NamedTuple):
+    """Scores of a recording."""
+
     file: str
     scores: np.ndarray  # (K,) of the recording, from its segments' posteriors
-    course: np.ndarray  # (S, K) posterior of each segment
-    times: np.ndarray  # (S, 2) seconds where each segment begins and ends, the last one with the recording
+    posteriors: np.ndarray  # (S, K) of its segments
+    times: np.ndarray  # (S, 2) start and end of each segment in seconds; the last ends with the recording
 
 
-def find_files(places, complain):
-    """Recordings that the command line names: files as they are, folders with all below them, in sorted order."""
+def find_files(paths, report):
+    """Recordings that the command line names: files as they are, folders with all recordings in them, sorted.
+
+    `report(line)` gets a line for a folder without any.
+    """
     files = []
-    for place in places:
-        if os.path.isdir(place):
-            found = [str(Path(place) / path) for path in protocols.audio_files(Path(place), "**/*")]
+    for path in paths:
+        if os.path.isdir(path):
+            found = [str(Path(path) / name) for name in protocols.audio_files(Path(path), "**/*")]
             files += found
             if not found:
-                complain(f"{place}: holds no {' or '.join(protocols.AUDIO_ENDINGS)} file")
+                report(f"{path}: holds no {' or '.join(protocols.AUDIO_ENDINGS)} file")
         else:
-            files.append(place)
+            files.append(path)
     return files
 
 
-def predict(loaded, files, device, complain):
-    """Yield a Prediction of each recording that can be used, in order; `complain(line)` is told of the others.
+def predict(loaded, files, device, report):
+    """Yield a Prediction of each recording that can be used, in order; `report(line)` gets a line for the others.
 
     Threads take groups of recordings, each with one torch thread of its own: several torch threads in one
     operation would wait for each other, long where other programs run.
@@ -190,25 +133,25 @@ def predict(loaded, files, device, complain):
         while groups or ahead:
             while groups and len(ahead) <= 2 * workers:
                 ahead.append(pool.submit(predict_group, loaded, groups.pop(0), device, stop))
-            for told in ahead.popleft().result():
-                if isinstance(told, str):
-                    complain(told)
+            for result in ahead.popleft().result():
+                if isinstance(result, str):
+                    report(result)
                 else:
-                    yield told
+                    yield result
     finally:
         stop.set()
         pool.shutdown(cancel_futures=True)
 
 
 def predict_group(loaded, files, device, stop):
-    """A Prediction of each recording, or the line that tells why there is none."""
+    """A Prediction of each recording, or the line that explains why there is none."""
     done, batch = [], []  # batch: (file, segments, seconds) of about BATCH segments
     front_end = loaded[0].front_end
     for file in files:
         try:
             with features.enough_memory(file):
-                wave = features.read_audio(file, front_end.rate)
-                batch.append((file, features.log_mel(wave, front_end), len(wave) / front_end.rate))
+                wave = features.read_audio(file, front_end.sample_rate)
+                batch.append((file, features.log_mel(wave, front_end), len(wave) / front_end.sample_rate))
         except features.AudioError as error:
             done.append(str(error))
         if sum(len(segments) for _, segments, _ in batch) >= BATCH:
@@ -218,54 +161,48 @@ def predict_group(loaded, files, device, stop):
 
 
 def predict_batch(loaded, batch, device, stop):
+    """Predictions of (file, segments, seconds) of some recordings."""
     counts = np.array([len(segments) for _, segments, _ in batch])
-    course = posteriors(loaded, np.concatenate([segments for _, segments, _ in batch]), counts, device, stop)
+    posteriors = segment_posteriors(loaded, np.concatenate([segments for _, segments, _ in batch]), counts, device, stop)
     front_end = loaded[0].front_end
-    scores = protocols.utterance_scores(course, counts, loaded[0].settings.get("aggregation", "mean"))
+    scores = protocols.utterance_scores(posteriors, counts, loaded[0].settings.get("aggregation", "mean"))
     return [
-        Prediction(file, its_scores, its_course, segment_times(len(segments), seconds, front_end))
-        for (file, segments, seconds), its_scores, its_course in zip(
-            batch, scores, np.split(course, np.cumsum(counts)[:-1])
-        )
+        Prediction(file, scores[i], part, segment_times(len(segments), seconds, front_end))
+        for i, ((file, segments, seconds), part) in enumerate(zip(batch, np.split(posteriors, np.cumsum(counts)[:-1])))
     ]
 
 
 def segment_times(count, seconds, front_end):
-    """Begin and end (count, 2) in seconds of the segments of a recording, whose end is the last one's."""
-    hop, length = front_end.hop / front_end.rate, front_end.frames * front_end.shift / front_end.rate
-    begins = np.arange(count) * hop
-    return np.stack([begins, np.append(begins[:-1] + length, seconds)], 1)
+    """Start and end (count, 2) in seconds of the segments of a recording; the last ends with it."""
+    length = front_end.frames * front_end.hop_length / front_end.sample_rate
+    starts = np.arange(count) * front_end.segment_hop / front_end.sample_rate
+    return np.stack([starts, np.append(starts[:-1] + length, seconds)], 1)  # (count, 2)
 
 
-def as_data(segments, counts, normalization, device):
-    """Data for engine.gather, and the normalisation that the recordings give themselves, None for `fold`."""
+def segment_posteriors(loaded, segments, counts, device, stop):
+    """Mean over the models of each segment's posterior: (S, n_mels, frames), segments of each file (n,) -> (S, K).
+
+    Raises CancelledError once `stop` is set, and RunError for probabilities that are not finite.
+    """
     import torch
 
-    import engine
+    from training import data
 
     utterance_of = torch.from_numpy(np.repeat(np.arange(len(counts)), counts)).to(device)
-    data = engine.Data(None, None, torch.from_numpy(segments).to(device), None, utterance_of)
-    return data, None if normalization == "fold" else engine.fit_normalization(data, normalization, None)
-
-
-def posteriors(loaded, segments, counts, device, stop):
-    """Mean over the models of each segment's posterior: (S, bands, frames), segments of each file (n,) -> (S, K)."""
-    import torch
-
-    import engine
-
-    data, own = as_data(segments, counts, loaded[0].settings["normalization"], device)
+    recordings = data.Data(None, None, torch.from_numpy(segments).to(device), None, utterance_of)
+    kind, own = loaded[0].settings["normalization"], None
+    if kind != "fold":  # the recordings' own statistics, or none
+        own = data.fit_normalization(recordings, kind, None)
     parts = []
     with torch.inference_mode():
-        for some in torch.arange(len(segments), device=device).split(BATCH):
+        for index in torch.arange(len(segments), device=device).split(BATCH):
             if stop.is_set():
                 raise CancelledError
-            parts.append(
-                sum(model.network(engine.gather(data, own or model.normalization, some)).softmax(1) for model in loaded)
-            )
+            inputs = (data.gather(recordings, own or model.normalization, index) for model in loaded)  # (b, 1, f, d)
+            parts.append(sum(model.network(x).softmax(1) for model, x in zip(loaded, inputs)))
     mean = (torch.cat(parts) / len(loaded)).cpu().numpy()
     if not np.isfinite(mean).all():
-        raise results.RunError("--run: its models give probabilities that are not finite; train them again")
+        raise runs.RunError("--run: its models give probabilities that are not finite; train them again")
     return mean
 
 
@@ -273,52 +210,58 @@ def posteriors(loaded, segments, counts, device, stop):
 
 
 def spans(prediction):
-    """(from, to, posterior) of each segment, in seconds."""
-    return zip(*prediction.times.T.tolist(), prediction.course)
+    """(start, end, posterior) of each segment, in seconds."""
+    return zip(*prediction.times.T.tolist(), prediction.posteriors)
 
 
 def print_text(predictions, classes, segments):
+    """Print a line for each recording, in columns, and with `segments` for each segment."""
     widths = [max(len(name), 5) for name in classes]
     first = max(len(name) for name in ("class", *classes))
 
-    def line(chosen, cells, what):
-        print(chosen.ljust(first), *(cell.rjust(width) for cell, width in zip(cells, widths)), what)
+    def line(chosen, cells, last):
+        print(chosen.ljust(first), *(cell.rjust(width) for cell, width in zip(cells, widths)), last)
 
     line("class", classes, " file")
-    for one in predictions:
-        line(classes[one.scores.argmax()], [f"{value:.3f}" for value in one.scores], f" {one.file}")
-        for start, end, part in spans(one) if segments else ():
+    for item in predictions:
+        line(classes[item.scores.argmax()], [f"{value:.3f}" for value in item.scores], f" {item.file}")
+        for start, end, part in spans(item) if segments else ():
             line(classes[part.argmax()], [f"{value:.3f}" for value in part], f" {start:8.2f} to {end:.2f} s")
 
 
 def print_csv(predictions, classes, segments):
+    """Print a row for each recording, or with `segments` for each segment."""
     rows = csv.writer(sys.stdout, lineterminator="\n")
     rows.writerow(["file", *(("from", "to") if segments else ()), "class", *classes])
-    for one in predictions:
+    for item in predictions:
         if not segments:
-            rows.writerow([one.file, classes[one.scores.argmax()], *map(digits, one.scores)])
-        for start, end, part in spans(one) if segments else ():
-            rows.writerow([one.file, f"{start:.3f}", f"{end:.3f}", classes[part.argmax()], *map(digits, part)])
+            rows.writerow([item.file, classes[item.scores.argmax()], *map(digits, item.scores)])
+        for start, end, part in spans(item) if segments else ():
+            rows.writerow([item.file, f"{start:.3f}", f"{end:.3f}", classes[part.argmax()], *map(digits, part)])
 
 
 def print_json(predictions, classes, segments):
-    def told(scores):
+    """Print a list of objects, a line each, that hold their segments; it is complete also when it is interrupted."""
+
+    def as_object(scores):
         probabilities = {name: float(digits(value)) for name, value in zip(classes, scores)}
         return {"class": classes[scores.argmax()], "probabilities": probabilities}
 
     before = "["
     try:
-        for one in predictions:
-            course = [{"from": round(a, 3), "to": round(b, 3), **told(part)} for a, b, part in spans(one)]
-            row = dict(file=one.file, seconds=round(float(one.times[-1, 1]), 3), **told(one.scores), segments=course)
+        for item in predictions:
+            parts = [{"from": round(start, 3), "to": round(end, 3), **as_object(part)} for start, end, part in spans(item)]
+            seconds = round(float(item.times[-1, 1]), 3)
+            row = dict(file=item.file, seconds=seconds, **as_object(item.scores), segments=parts)
             print(before, json.dumps(row, ensure_ascii=False), sep="\n", end="")
             before = ","
-    finally:  # whole also when it is interrupted
+    finally:
         print("\n]" if before == "," else "[]")
 
 
 def digits(value):
-    return f"{value:.9g}"  # gives the float32 back exactly
+    """Digits that give a float32 back exactly."""
+    return f"{value:.9g}"
 
 
 FORMATS = dict(text=print_text, csv=print_csv, json=print_json)
@@ -327,64 +270,53 @@ FORMATS = dict(text=print_text, csv=print_csv, json=print_json)
 
 
 def parse_command_line(arguments=None):
-    parser = results.OneLineParser(__doc__)
+    """Options of a command line."""
+    parser = cli.CommandParser(__doc__)
     add = parser.add_argument
-    add("places", nargs="+", metavar="FILE", help="recordings, and folders of recordings")
+    add("paths", nargs="+", metavar="FILE", help="recordings, and folders of recordings")
     add("--run", required=True, help="folder of a fold, of a seed (mean of its folds), or of train.py --fold none")
-    add("--segments", action="store_true", help="also the course of each recording, segment by segment")
-    add("--format", default="text", choices=FORMATS, help="how to print (default: text)")
+    add("--segments", action="store_true", help="also the probabilities of each segment")
+    add("--format", default="text", choices=FORMATS, help="format of the output (default: text)")
     add("--device", default="auto", choices=("auto", "cpu", "cuda"), help="where to compute (default: auto)")
     return parser.parse_args(arguments)
 
 
-def notes(folders, loaded):
-    """What a reader must know about the models, one line each."""
-    yield WARNING
-    now = results.code_versions(*USED_CODE)
-    other = [name for name in USED_CODE if any(model.code.get(name) != now[name] for model in loaded)]
-    if other:
-        yield f"{folders[0]}: was not trained with this version of {' and '.join(other)}; predictions may differ"
-    total = results.read_config(folders[0]).get("folds_total")
-    if len(folders) > 1 and len(folders) != total:
-        yield f"{folders[0].parent}: mean of {len(folders)} of {total} folds, the others are not finished"
-
-
 def main(arguments=None):
+    """Run the command line."""
     options = parse_command_line(arguments)
     folders = find_checkpoints(options.run)
-    import engine
+    from training import data, trainer
 
-    device = engine.choose_device(options.device)
+    device = data.choose_device(options.device)
     if device == "cpu":
-        features.keep_freed_memory()
-    show = results.Progress("predict.py", sys.stderr)
+        trainer.prepare(device, deterministic=False)
+    progress = cli.Progress("predict.py", sys.stderr)
     loaded = load_models(folders, device)
     for note in notes(folders, loaded):
-        show.line(note)
-    skipped = []
+        progress.line(note)
+    skipped, done = [], 0
 
-    def complain(line):
+    def report(line):
         skipped.append(line)
-        show.line(line)
+        progress.line(line)
 
-    files = find_files(options.places, complain)
-    done = 0
+    files = find_files(options.paths, report)
 
     def counted(predictions):
         nonlocal done
-        for done, one in enumerate(predictions, 1):
-            yield one
+        for done, item in enumerate(predictions, 1):
+            yield item
             if not sys.stdout.isatty():  # on a terminal the predictions themselves show it
-                show.running(f"{done} of {len(files)} recordings")
+                progress.update(f"{done} of {len(files)} recordings")
 
-    with closing(predict(loaded, files, device, complain)) as predictions:  # stops its threads when interrupted
+    with closing(predict(loaded, files, device, report)) as predictions:  # stops its threads when interrupted
         FORMATS[options.format](counted(predictions), loaded[0].classes, options.segments)
-    if skipped or show.terminal:
-        show.line(f"{done} of {len(files)} recordings predicted")
+    if skipped or progress.is_terminal:
+        progress.line(f"{done} of {len(files)} recordings predicted")
     if not done:
         raise features.AudioError(f"none of the {len(files)} recordings could be predicted")
 
 
 if __name__ == "__main__":
-    with results.plain_errors("predict.py", interrupted="what is printed is complete"):
+    with cli.exit_on_error("predict.py", interrupted="what is printed is complete"):
         main()
