@@ -26,7 +26,7 @@ import features
 import protocols
 from common import cli, config, runs
 
-# training/ imports torch, which takes a second, so functions import it: --help answers at once
+# functions import training/, because torch takes a second and --help should answer at once
 
 BATCH = 64  # segments scored at once; more gain nothing on a CPU
 GROUP = 16  # recordings that a thread takes at once
@@ -65,10 +65,7 @@ def load_models(folders, device):
     loaded = [checkpoints.load_model(folder, device) for folder in folders]
     first, *others = (dict(model.settings, classes=model.classes) for model in loaded)
     if first["normalization"] == "speaker":
-        raise runs.RunError(
-            f"{folders[0]}: trained with --normalization speaker, which {config.SPEAKER_STATISTICS_NEED}; "
-            "name another run"
-        )
+        raise runs.RunError(f"{folders[0]}: --normalization speaker {config.SPEAKER_STATISTICS_NEED}; name another run")
     for folder, settings in zip(folders[1:], others):
         for name in runs.different_settings(first, settings):
             raise runs.RunError(f"{folder}: differs from {folders[0]} in {name}; name one of them")
@@ -163,7 +160,9 @@ def predict_group(loaded, files, device, stop):
 def predict_batch(loaded, batch, device, stop):
     """Predictions of (file, segments, seconds) of some recordings."""
     counts = np.array([len(segments) for _, segments, _ in batch])
-    posteriors = segment_posteriors(loaded, np.concatenate([segments for _, segments, _ in batch]), counts, device, stop)
+    posteriors = segment_posteriors(
+        loaded, np.concatenate([segments for _, segments, _ in batch]), counts, device, stop
+    )
     front_end = loaded[0].front_end
     scores = protocols.utterance_scores(posteriors, counts, loaded[0].settings.get("aggregation", "mean"))
     return [
@@ -250,7 +249,9 @@ def print_json(predictions, classes, segments):
     before = "["
     try:
         for item in predictions:
-            parts = [{"from": round(start, 3), "to": round(end, 3), **as_object(part)} for start, end, part in spans(item)]
+            parts = [
+                {"from": round(start, 3), "to": round(end, 3), **as_object(part)} for start, end, part in spans(item)
+            ]
             seconds = round(float(item.times[-1, 1]), 3)
             row = dict(file=item.file, seconds=seconds, **as_object(item.scores), segments=parts)
             print(before, json.dumps(row, ensure_ascii=False), sep="\n", end="")

@@ -125,7 +125,9 @@ def test_text_and_csv_hold_the_same_as_json(corpus, trained, capsys):
     assert [float(files[0][name]) for name in rows[0]["probabilities"]] == list(rows[0]["probabilities"].values())
     assert len(parts) == sum(len(row["segments"]) for row in rows)
     assert float(parts[-1]["to"]) == rows[-1]["segments"][-1]["to"]
-    assert [line.split()[:: len(files[0]) - 1] for line in lines_of()[1:]] == [[row["class"], row["file"]] for row in rows]
+    assert [line.split()[:: len(files[0]) - 1] for line in lines_of()[1:]] == [
+        [row["class"], row["file"]] for row in rows
+    ]
     assert len(lines_of("--segments")) == 1 + len(rows) + len(parts)
 
 
@@ -193,7 +195,7 @@ def doctor(folder, change):
 
 
 def refusal(capsys, run, corpus):
-    """The one line, naming the folder, with which a run is refused."""
+    """The line on standard error, with the name of the folder, when a run is refused."""
     capsys.readouterr()
     assert command("--run", run, corpus / "wav/S1/angry_01.wav") == cli.EXIT_USAGE
     printed = capsys.readouterr()
