@@ -1,6 +1,8 @@
 """What several test files share: a tiny corpus, tiny front ends, and commands that run in this process.
 
     python tests/helpers.py --db small.csv ...    # train.py with the tiny front ends, in a process of its own
+
+Trainings take about 0.1 s, so that a test can afford several.
 """
 
 import os

@@ -42,7 +42,16 @@ def read_checkpoint(path):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(checkpoint, dict):
             raise ValueError("no dictionary")
-    except (OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, pickle.UnpicklingError):
+    except (
+        OSError,
+        EOFError,
+        RuntimeError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        pickle.UnpicklingError,
+    ):
         raise runs.RunError(
             f"{path}: is missing, damaged, or holds more than weights and settings; {runs.REMEDY}"
         ) from None
@@ -79,9 +88,7 @@ class FoldRun:
     def report_step(self, step):
         """Show the progress within the first epoch; later epochs show their pace."""
         if self.trainer.epoch == 0:
-            self.progress.update(
-                f"epoch 1/{self.job.settings['epochs']}  step {step}/{len(self.trainer.step_sizes)}"
-            )
+            self.progress.update(f"epoch 1/{self.job.settings['epochs']}  step {step}/{len(self.trainer.step_sizes)}")
 
     def end_epoch(self, losses):
         """Log an epoch, save the scores that are due and from time to time the state; RunError if the loss is no number."""
@@ -157,16 +164,17 @@ class FoldRun:
             due = [number for number in range(1, epoch + 1) if eval_every and not number % eval_every]
             if not (0 < epoch < settings["epochs"] and len(state["log"]) == epoch and list(state["scores"]) == due):
                 raise ValueError("of epochs that do not fit")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            scores = {
+                number: tuple(None if part is None else part.numpy() for part in both)
+                for number, both in state["scores"].items()
+            }
+            log, chosen, earlier_machines = state["log"], state["chosen"], list(made_by["earlier_machines"])
+            self.trainer.restore(training)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
             self.progress.line(f"{path} is damaged; the fold starts again")
             return
-        self.trainer.restore(training)
-        self.scores = {
-            number: tuple(None if part is None else part.numpy() for part in both)
-            for number, both in state["scores"].items()
-        }
-        self.log, self.chosen, self.saved_epoch = state["log"], state["chosen"], epoch
-        self.config.earlier_machines = list(made_by["earlier_machines"])
+        self.log, self.scores, self.chosen, self.saved_epoch = log, scores, chosen, epoch
+        self.config.earlier_machines = earlier_machines
         if made_by["machine"] != self.config.machine:  # record it: the bits are those of neither machine alone
             self.config.earlier_machines.append(made_by["machine"])
 

@@ -141,8 +141,14 @@ class FoldTrainer:
         return dict(model=self.copy_weights(), optimizer=self.optimizer.state_dict()["state"], epoch=self.epoch)
 
     def restore(self, state):
-        """Resume from what `state` gave, on whatever device and engine; before the first epoch."""
+        """Resume from what `state` gave, on whatever device and engine; before the first epoch.
+
+        Raises ValueError or IndexError, and changes nothing, where the state is not of this network.
+        """
         parameters, groups = list(self.model.parameters()), self.optimizer.state_dict()["param_groups"]
+        shapes, saved = ({k: v.shape for k, v in part.items()} for part in (self.model.state_dict(), state["model"]))
+        if shapes != saved:
+            raise ValueError("weights of another network")
         for number, moments in state["optimizer"].items():
             if any(value.shape not in (parameters[number].shape, ()) for value in moments.values()):
                 raise ValueError("moments of another shape than their weights")
