@@ -141,7 +141,7 @@ def test_settings_hold_what_differs_from_older_runs_and_give_the_front_end_back(
 
 
 def write(path, *, samples=slice(0), value=0, cut=0, **options):
-    """Write noise of which some samples are replaced, then remove the last bytes of the file."""
+    """Write noise with some samples replaced, then remove the last bytes of the file."""
     wave = noise(5000)
     wave[samples] = value
     soundfile.write(path, wave, 16000, **options)
