@@ -1,24 +1,16 @@
-"""Speed of the log-Mel front end beside librosa's, and of reading a whole corpus through the cache.
+"""Speed of the log-Mel front end against torch.stft and, where it is installed, librosa; and of its cache.
 
-    pip install librosa                                     # here only, the project does without it
     python benchmarks/frontend.py                           # a synthetic corpus, made for the occasion
-    python benchmarks/frontend.py --root data/casia         # every WAV file below a folder
-    python benchmarks/frontend.py --root data/casia --clips 50 --seconds-per-clip 10
+    python benchmarks/frontend.py --root data/casia         # all WAV and FLAC files below a folder
+    pip install librosa                                     # adds librosa's rows; the project needs no librosa
 
-Both sides get the same clips, already in memory at 16 kHz, and compute the same thing: Hamming frames of 20 ms every
-10 ms, 512-point power spectra, 80 HTK triangles without area normalisation, ln(E + 1e-6). librosa puts its 320-sample
-window in the middle of the 512 samples that it transforms; so it is fed our segments with 96 zeros added at either
-end, and its frame j then sees exactly the samples of our frame j (a delay changes no power). Cutting and padding the
-segments is timed on our side and given to librosa free of charge. librosa makes its filter bank anew in each call;
-a second column times it with the bank made once, from the same public functions.
+All compute the same from the same clips in memory, one clip at a time, in one thread: segments, pre-emphasis, Hamming
+frames of 20 ms each 10 ms, 512-point power spectra, 80 HTK triangles without area normalisation, ln(E + 1e-6). The
+filter banks are made once. Segments are cut and emphasised by features.py for all. torch.stft and librosa put a window
+of 320 samples in the middle of the 512 that they transform, so their segments get 96 zeros on both sides.
 
-The comparison is one-threaded and counts processor time, which other programs on the machine disturb least. After
-two unmeasured rounds the three take turns within each round; a ratio is the median of the ratios of the rounds, with
-the least and the greatest. The corpus is then read by `features.load`, by the clock: with an empty cache and every
-core, again from the cache, and again in a new process from the start of Python to its end.
-
-It prints one table with device and versions. It ends with 1 if the two differ by more than 1e-3 anywhere, and with 2
-if librosa is missing or there is nothing to read.
+Processor time counts: other programs disturb it least. After two rounds of burn-in all take turns within a round;
+a ratio is the median over the rounds, with the least and the greatest. Exit code 1 if results differ by more than 1e-3.
 """
 
 import os
@@ -26,205 +18,149 @@ import os
 for variable in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ[variable] = "1"  # read when NumPy is imported
 
-import argparse
-import json
+import contextlib
 import platform
-import subprocess
 import sys
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
 
 import numpy as np
-import scipy
-import soundfile
+import torch
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPOSITORY))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import features  # noqa: E402
-import results  # noqa: E402
-from benchmarks import synthetic  # noqa: E402
+import features
+import protocols
+from common import cli, config, synthetic
+from training.scheduler import processor_name
 
 TOLERANCE = 1e-3  # in ln E
 BURN_IN = 2  # rounds that are not measured
-SECOND_START = """
-import json, sys
-from features import FRONT_ENDS, load
-root, paths, cache = json.load(sys.stdin)
-assert load(root, paths, FRONT_ENDS["tft"], cache).cached
-"""
+
+# ---------------------------------------------------------------------------------- three front ends
 
 
-# ------------------------------------------------------------------------------------- the two front ends
+def padded_segments(wave, front_end):
+    """Emphasised segments of a wave with zeros on both sides, (S, segment_samples + 192)."""
+    side = (front_end.n_fft - front_end.win_length) // 2
+    segments = features.pre_emphasize(features.split_segments(wave, front_end), front_end.pre_emphasis)
+    return np.pad(segments, ((0, 0), (side, side)))
 
 
-def make_librosa(front_end):
-    """librosa's way to the same features: two functions of (S, samples + 192), with results (S, bands, frames).
+def with_torch(front_end):
+    """Function from a wave (samples,) to log-Mel segments (S, n_mels, frames) by torch.stft."""
+    window = torch.from_numpy(features.hamming(front_end.win_length))
+    bank = torch.from_numpy(features.mel_filter_bank(front_end))  # (n_mels, bins)
 
-    The first is what its manual shows, the second keeps the filter bank between calls.
-    """
+    def log_mel(wave):
+        segments = torch.from_numpy(padded_segments(wave, front_end))
+        sizes = front_end.n_fft, front_end.hop_length, front_end.win_length
+        spectrum = torch.stft(segments, *sizes, window, center=False, return_complex=True)
+        power = spectrum.real.square() + spectrum.imag.square()  # (S, bins, frames)
+        return (bank @ power + front_end.log_floor).log().numpy()
+
+    return log_mel
+
+
+def with_librosa(front_end):
+    """The same by librosa's stft and filter bank; ImportError where there is no librosa."""
     import librosa
 
-    mel = dict(n_mels=front_end.bands, fmin=front_end.low, fmax=front_end.high, htk=True, norm=None)
-    window = np.hamming(front_end.window)  # symmetric; the name "hamming" would give the periodic one
-    frames = dict(
-        n_fft=front_end.fft, win_length=front_end.window, hop_length=front_end.shift, window=window, center=False
-    )
-    bank = librosa.filters.mel(sr=front_end.rate, n_fft=front_end.fft, **mel)
+    mel = dict(n_mels=front_end.n_mels, fmin=front_end.fmin, fmax=front_end.fmax, htk=True, norm=None)
+    bank = librosa.filters.mel(sr=front_end.sample_rate, n_fft=front_end.n_fft, **mel)
+    frames = dict(n_fft=front_end.n_fft, win_length=front_end.win_length, hop_length=front_end.hop_length)
+    window = features.hamming(front_end.win_length)  # symmetric; the name "hamming" would give the periodic window
 
-    def emphasize(padded):
-        if front_end.pre_emphasis == 0:
-            return padded
-        start = np.zeros((len(padded), 1))  # the sample before the first one
-        return librosa.effects.preemphasis(padded, coef=front_end.pre_emphasis, zi=start)
+    def log_mel(wave):
+        spectrum = librosa.stft(padded_segments(wave, front_end), window=window, center=False, **frames)
+        power = np.abs(spectrum) ** 2  # (S, bins, frames)
+        return np.log(bank @ power + front_end.log_floor)
 
-    def as_called(padded):
-        wave = emphasize(padded)
-        energy = librosa.feature.melspectrogram(y=wave, sr=front_end.rate, power=2.0, **frames, **mel)
-        return np.log(energy + 1e-6)
-
-    def bank_made_once(padded):
-        power = np.abs(librosa.stft(emphasize(padded), **frames)) ** 2
-        return np.log(np.matmul(bank, power) + 1e-6)
-
-    return as_called, bank_made_once
-
-
-def pad_for_librosa(wave, front_end):
-    """Segments (S, samples) of a clip with zeros at either end, (S, samples + 192)."""
-    side = (front_end.fft - front_end.window) // 2
-    return np.pad(features.split_segments(wave, front_end), ((0, 0), (side, side)))
+    return log_mel
 
 
 def compare(waves, front_end, rounds):
-    """Largest difference, and processor time (rounds, 3) of ours, librosa's and librosa's with its bank kept."""
-    as_called, bank_made_once = make_librosa(front_end)
-    padded = [pad_for_librosa(wave, front_end) for wave in waves]
+    """Names, largest difference from ours, and processor time in seconds (rounds, functions), ours first."""
+    functions = {"features.log_mel": lambda wave: features.log_mel(wave, front_end)}
+    functions["torch.stft"] = with_torch(front_end)
+    with contextlib.suppress(ImportError):
+        functions["librosa"] = with_librosa(front_end)
     difference = 0.0
-    for wave, clip in zip(waves, padded):
-        ours = features.log_mel(wave, front_end)
-        for theirs in (as_called(clip), bank_made_once(clip)):
-            difference = max(difference, float(np.abs(ours - theirs).max()))
-    sides = [(lambda wave: features.log_mel(wave, front_end), waves), (as_called, padded), (bank_made_once, padded)]
-    spent = np.empty((rounds, 3))
-    for turn in range(-BURN_IN, rounds):
-        for place in np.roll(np.arange(3), turn):  # each goes first in its turn
-            function, clips = sides[place]
-            start = time.process_time()
-            for clip in clips:
-                function(clip)
-            if turn >= 0:
-                spent[turn, place] = time.process_time() - start
-    return difference, spent
-
-
-# -------------------------------------------------------------------------------------- the whole corpus
-
-
-def read_corpus(root, paths):
-    """Seconds of audio below root, and the wall time from recordings to segments: [(what, seconds)]."""
-    with tempfile.TemporaryDirectory() as cache:
-        front_end = features.FRONT_ENDS["tft"]
-        first = features.load(root, paths, front_end, cache)
-        again = features.load(root, paths, front_end, cache)
-        assert again.cached and again.digest == first.digest
-        told = json.dumps([str(root), paths, cache])
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", SECOND_START], input=told, text=True, check=True, cwd=REPOSITORY)
-        process = time.perf_counter() - start
-    return first.seconds.sum(), [
-        ("empty cache, all cores", first.load_time),
-        ("from the cache", again.load_time),
-        ("from the cache, new process with its imports", process),
-    ]
+    for name, wave in product(list(functions)[1:], waves):
+        gap = features.log_mel(wave, front_end) - functions[name](wave)
+        difference = max(difference, float(np.abs(gap).max()))
+    seconds = np.empty((rounds, len(functions)))
+    for number in range(-BURN_IN, rounds):
+        for column in np.roll(np.arange(len(functions)), number):  # each is first in its turn
+            function, start = list(functions.values())[column], time.process_time()
+            for wave in waves:
+                function(wave)
+            if number >= 0:
+                seconds[number, column] = time.process_time() - start
+    return list(functions), difference, seconds
 
 
 # --------------------------------------------------------------------------------------------- the table
 
 
-def print_comparison(name, difference, spent, audio):
-    middle = np.median(spent, axis=0)
-    print(f"{name:<6} {'features.log_mel':<34} {1000 * middle[0]:8.1f} ms {audio / middle[0]:9,.0f} x")
-    for place, label in ((1, "librosa"), (2, "librosa, filter bank made once")):
-        ratio = spent[:, place] / spent[:, 0]
-        print(
-            f"{'':<6} {label:<34} {1000 * middle[place]:8.1f} ms {audio / middle[place]:9,.0f} x"
-            f"   {np.median(ratio):5.2f} ({ratio.min():.2f}-{ratio.max():.2f})"
-        )
-    print(f"{'':<6} largest difference {difference:.1e} in ln E")
+def print_comparison(title, names, difference, seconds, audio):
+    """Print a table of `compare`; audio: seconds of all clips."""
+    print(f"\n{title:<20} {'processor':>12} {'x real time':>12}   ours is faster by")
+    for column, name in enumerate(names):
+        middle, ratio = np.median(seconds[:, column]), seconds[:, column] / seconds[:, 0]
+        gain = f"   {np.median(ratio):5.2f} ({ratio.min():.2f} to {ratio.max():.2f})" if column else ""
+        print(f"{name:<20} {1000 * middle:9.1f} ms {audio / middle:12,.0f}{gain}")
+    print(f"largest difference: {difference:.1e} in ln E")
 
 
-def parse_arguments(arguments):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, help="folder of WAV files (default: a synthetic corpus)")
-    parser.add_argument("--clips", type=int, default=200, help="clips to compare on, spread evenly (default 200)")
-    parser.add_argument("--seconds-per-clip", type=float, help="cut or repeat each to this (default: as they are)")
-    parser.add_argument("--rounds", type=int, default=9, help="measured rounds (default 9)")
-    options = parser.parse_args(arguments)
-    if min(options.clips, options.rounds) < 1 or (options.seconds_per_clip or 1) <= 0:
-        parser.error("--clips, --rounds and --seconds-per-clip must be positive")
-    return options
-
-
-def find_recordings(root):
-    """WAV files below a folder, as paths relative to it, sorted."""
-    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*.wav") if path.name[0] != ".")
+def print_reading(root, paths):
+    """Print the time from recordings to segments, with an empty cache and from the cache."""
+    with tempfile.TemporaryDirectory() as cache:
+        first, again = (features.load(root, paths, features.FRONT_ENDS["tft"], cache) for _ in range(2))
+    audio = first.seconds.sum()
+    print(f"\nfeatures.load, {len(paths)} recordings, {audio:.0f} s of audio, by the clock")
+    for name, part in ("from the recordings", first), ("from the cache", again):
+        print(f"{name:<20} {1000 * part.load_time:9.1f} ms {audio / part.load_time:12,.0f} x real time")
 
 
 def measure(root, options):
-    """Measure on the recordings below root and print the table; returns the largest difference."""
-    import librosa
-
-    paths = find_recordings(root)
+    """Print all tables of the recordings below a folder; gives the largest difference."""
+    paths = [path.as_posix() for path in protocols.audio_files(root, "**/*")]
+    if not paths:
+        raise protocols.UsageError(f"--root {root}: has no recordings below it; name another folder")
     chosen = np.unique(np.linspace(0, len(paths) - 1, options.clips).round().astype(int))
     waves = [features.read_audio(root / paths[i]) for i in chosen]
-    if options.seconds_per_clip:
-        waves = [np.resize(wave, round(options.seconds_per_clip * 16_000)) for wave in waves]
-    audio = sum(map(len, waves)) / 16_000
-    print(
-        f"{results.processor()}, {os.cpu_count()} cores · Python {platform.python_version()}, NumPy {np.__version__}, "
-        f"SciPy {scipy.__version__}, librosa {librosa.__version__}, soundfile {soundfile.__version__}"
-    )
-    print(f"\nOne thread, {len(waves)} clips, {audio:.0f} s of audio, median of {options.rounds} rounds\n")
-    print(f"{'':<6} {'':<34} {'processor':>11} {'real time':>11}   ours is faster by")
-    worst = 0.0
+    audio, differences = sum(map(len, waves)) / 16_000, []
+    print(f"{processor_name()}, Python {platform.python_version()}, NumPy {np.__version__}, torch {torch.__version__}")
+    print(f"one thread, {len(waves)} clips, {audio:.0f} s of audio, median of {options.rounds} rounds")
     for name, front_end in features.FRONT_ENDS.items():
-        difference, spent = compare(waves, front_end, options.rounds)
-        print_comparison(name, difference, spent, audio)
-        worst = max(worst, difference)
-    audio, rows = read_corpus(root, paths)
-    print(f"\nfeatures.load, {len(paths)} recordings, {audio:.0f} s of audio, files warm in memory\n")
-    for label, seconds in rows:
-        print(f"{label:<52} {seconds:7.3f} s {audio / seconds:9,.0f} x")
-    return worst
+        names, difference, seconds = compare(waves, front_end, options.rounds)
+        print_comparison(f"front end of {name}", names, difference, seconds, audio)
+        differences.append(difference)
+    print_reading(root, paths)
+    return max(differences)
 
 
 def main(arguments=None):
-    options = parse_arguments(arguments)
-    try:
-        import librosa  # noqa: F401
-    except ImportError:
-        print("librosa is missing: pip install librosa", file=sys.stderr)
-        return 2
-    with tempfile.TemporaryDirectory() as made:
-        root = options.root
-        if root is None:
-            root = Path(made) / "synthetic"
+    parser = cli.CommandParser(__doc__)
+    add, whole = parser.add_argument, config.bounded(int, 1)
+    add("--root", type=Path, help="folder of recordings (default: a synthetic corpus)")
+    add("--clips", type=whole, default=200, help="clips to compare on, spread evenly (default 200)")
+    add("--rounds", type=whole, default=9, help="measured rounds (default 9)")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        root = options.root or Path(folder) / "synthetic"
+        if not options.root:
             synthetic.write_corpus("manifest", root)
-        if not find_recordings(root):
-            print(f"{root}: no WAV files below it", file=sys.stderr)
-            return 2
-        try:
-            worst = measure(root, options)
-        except features.AudioError as error:
-            print(error, file=sys.stderr)
-            return 2
-    if worst > TOLERANCE:
-        print(f"the front ends differ by {worst:.1e}, more than {TOLERANCE:.0e}", file=sys.stderr)
-        return 1
-    return 0
+        difference = measure(root, options)
+    if difference > TOLERANCE:
+        print(f"frontend.py: results differ by {difference:.1e}, more than {TOLERANCE:.0e}", file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with cli.exit_on_error("frontend.py", interrupted="it writes nothing"):
+        main()

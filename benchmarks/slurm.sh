@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Share the folds of a training command out over a SLURM job array, one GPU a task:
+# Share the folds of a training command over a SLURM job array, a GPU for each task:
 #
 #     sbatch benchmarks/slurm.sh --db iemocap --root /corpora/iemocap --model all --seed 0-4
-#     sbatch --array=0-63 benchmarks/slurm.sh --db casia --root /corpora/casia --model all --seed 0-4
+#     sbatch --array=0-63 benchmarks/slurm.sh --db casia --root /corpora/casia --model all --seed 0-4 --folds-at-once 4
 #
 # Submit it from the project's folder, with its virtual environment active. The file system of --runs must be shared
-# and support locks (flock). Submit it again to pick up what was cut off: finished folds are skipped.
+# and support locks (flock). Submit it again to resume what was interrupted: finished folds are skipped.
 #SBATCH --job-name=ser
 #SBATCH --array=0-7
 #SBATCH --gpus=1
