@@ -82,6 +82,19 @@ class FrontEnd:
         whole = 0 <= self.overlap <= MAX_OVERLAP and abs(frames - round(frames)) < 1e-6
         return whole and (round(frames) > 0 or self.overlap == 0)
 
+    @property
+    def row_shape(self):
+        """Shape of a segment, (n_mels, frames)."""
+        return self.n_mels, self.frames
+
+    def rows_of(self, wave):
+        """Segments of a waveform, float32 (S, n_mels, frames)."""
+        return log_mel(wave, self)
+
+    def cache_key(self):
+        """Text that changes with what `rows_of` gives, but for the code of this file."""
+        return json.dumps(asdict(self))
+
     def as_settings(self):
         """Its fields as {name: value}, as runs save them: those in OMITTED_IF_DEFAULT only if they differ."""
         return {name: value for name, value in asdict(self).items() if OMITTED_IF_DEFAULT.get(name) != value}
@@ -269,11 +282,12 @@ def log_mel(wave, front_end):
 def extract(path, front_end):
     """Segments of a recording, float32 (S, n_mels, frames), its length in seconds and its file's SHA-256.
 
-    Raises AudioError.
+    Raises AudioError. Another object with `sample_rate`, `row_shape`, `rows_of` and `cache_key` can take the part of
+    the front end, here and in `load`: comparisons/descriptors.py has such.
     """
     with enough_memory(path):
         wave = read_audio(path, front_end.sample_rate)
-        segments = log_mel(wave, front_end)
+        segments = front_end.rows_of(wave)
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return segments, len(wave) / front_end.sample_rate, digest
@@ -332,7 +346,7 @@ def _cache_key(recordings, front_end):
         status = path.stat()
         states.append((str(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns))
     code = Path(__file__).read_bytes()
-    return hashlib.sha256(code + json.dumps([asdict(front_end), states]).encode()).hexdigest()[:32]
+    return hashlib.sha256(code + json.dumps([front_end.cache_key(), states]).encode()).hexdigest()[:32]
 
 
 def _write_entry(entry, recordings, front_end, report):
@@ -375,7 +389,7 @@ def _read_entry(entry, recordings, front_end):
     if hashlib.sha256(content).digest() != digest:
         return None
     end = len(content) - recordings * CACHE_ROW.itemsize  # of the segments
-    segments = content[:end].view(np.float32).reshape(-1, front_end.n_mels, front_end.frames)
+    segments = content[:end].view(np.float32).reshape(-1, *front_end.row_shape)
     return segments, np.array(content[end:]).view(CACHE_ROW)
 
 
