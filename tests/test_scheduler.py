@@ -9,11 +9,11 @@ import time
 import numpy as np
 import pytest
 import torch
-from helpers import command, folder_of, log_of, outcome, run_train, start_train, stop_before
+from helpers import folder_of, log_of, outcome, run_train, start_train, stop_before
 
 import protocols
-import train
 from common import cli, config, runs
+from fast import stacked
 from training import checkpoints, data, scheduler, trainer
 
 pytestmark = pytest.mark.usefixtures("tiny")
@@ -560,3 +560,56 @@ def test_the_engine_depends_on_the_steps_of_a_share(processes, share, folds, man
 
 def test_stacks_are_about_equally_large():
     assert [scheduler.even_share(waiting, 4) for waiting in (1, 4, 5, 9, 12)] == [1, 4, 3, 3, 4]
+
+
+# ------------------------------------------------------------------------------------ folds as one network
+
+
+@pytest.fixture
+def stacks(monkeypatch):
+    """--engine compiled on a CPU, but for recording and compiling; gives the folds of each stack that is made."""
+    made, init = [], stacked.StackedTrainer.__init__
+
+    def recorded(self, trainers, transform):
+        made.append([part.settings["fold"] for part in trainers])
+        init(self, trainers, transform)
+
+    monkeypatch.setattr(stacked.StackedTrainer, "__init__", recorded)
+    monkeypatch.setattr(stacked, "StackedRunner", lambda: StackedRunner(transform=lambda network: network))
+    monkeypatch.setattr(scheduler, "choose_engine", lambda *arguments: "compiled")
+    return made
+
+
+StackedRunner = stacked.StackedRunner
+
+
+def assert_close_folds(results, others, numbers, track="last"):
+    for number in numbers:
+        ours, plain = (folder_of(path, number=number, track=track) for path in (results, others))
+        assert runs.is_done(ours) and runs.read_config(ours).machine["engine"] == "compiled"
+        np.testing.assert_allclose(log_of(ours)[:, :2], log_of(plain)[:, :2], atol=1e-3)
+        scores = [runs.read_epochs(folder)["scores"] for folder in (ours, plain)]
+        np.testing.assert_allclose(*scores, atol=5e-3)
+
+
+def test_stacked_folds_end_as_folds_trained_in_turn(stacks, manifest, all_folds, tmp_path):
+    assert run_train(manifest, tmp_path, "--fold", "all", "--track", "all", "--folds-at-once", 3) == 0
+    assert [len(folds) for folds in stacks] == [3, 3, 2]  # shared out evenly
+    for track in runs.TRAINED_TRACKS:
+        assert_close_folds(tmp_path, all_folds, (1, 2, 3, 4), track)
+
+
+def test_stacked_folds_go_on_without_those_of_other_processes_and_those_that_diverge(
+    stacks, manifest, all_folds, tmp_path, monkeypatch, capsys
+):
+    def run_epoch(self, trainers, report):
+        losses = run_epoch_of(self, trainers, report)
+        return {part: [float("nan")] if part.settings["fold"] == 4 else losses[part] for part in trainers}
+
+    run_epoch_of = StackedRunner.run_epoch
+    monkeypatch.setattr(StackedRunner, "run_epoch", run_epoch)
+    with runs.try_lock_fold(folder_of(tmp_path, number=1)):
+        assert run_train(manifest, tmp_path, "--fold", "all", "--folds-at-once", 4) == cli.EXIT_USAGE
+    assert "fold4: the loss became nan in epoch 1, step 1" in capsys.readouterr().err
+    assert stacks == [[2, 3, 4]] and not folder_of(tmp_path, number=1).exists()
+    assert_close_folds(tmp_path, all_folds, (2, 3))
