@@ -61,6 +61,10 @@ def check_runs(folder, figures, db=None, protocol=None):
                 yield f"ok    {name}: {len(folds)} folds{', published' if folds[0].is_published else ''}", False
         for fault in (*find_copies(row), *check_figures(figures, key, None, row)):
             yield f"FAULT {' '.join(key)}: {fault}", True
+    if any(
+        isinstance(fold, FoldResult) for seeds in rows.values() for folds in seeds.values() for fold in folds.values()
+    ):
+        yield "note  of published results, epochs, scores and checkpoints can only be checked in the run folders", False
 
 
 def find_rows(folder, db, protocol):

@@ -105,7 +105,8 @@ def choose_runs(options):
     if len(found) > 1 and (options.figure != "speakers" or len(databases) > 1):
         several = ", ".join(map(" ".join, found))
         raise protocols.UsageError(f"{options.runs}: holds {several}; choose with --db and --model")
-    return databases[0], [model for _, model in found]
+    order = list(config.PAPER_SETTINGS)  # the papers' models first, as in their tables
+    return databases[0], sorted(dict(map(reversed, found)), key=lambda model: (*order, model).index(model))
 
 
 def load(options, database, model, tracks):
