@@ -140,7 +140,7 @@ def train_on(names, fold):
     seal(fold, trained_on=names)
 
 
-ONE_FOLD = {  # in fold 2 of seed 0: (what is planted, what the report names)
+LAST = {  # in fold 2 of seed 0: (what is planted, what the report names)
     "test speaker in done.json": (partial(seal, trained_on=["A", "B", "C"]), "names other speakers"),
     "test speaker trained on": (partial(train_on, ["A", "B", "C"]), "speaker B is on both sides"),
     "a training speaker nowhere": (partial(train_on, ["A"]), "a speaker of the database"),
@@ -186,7 +186,7 @@ VALIDATION = {
     "held-out speaker trained on": (partial(train_on, ["A", "C"]), "speaker C is on both sides"),
     "nobody held out": (partial(change, settings__held_out=[]), "a speaker of the database"),
 }  # fmt: skip
-PLANTED = [("last", *item) for item in ONE_FOLD.items()] + [("validation", *item) for item in VALIDATION.items()]
+PLANTED = [("last", *item) for item in LAST.items()] + [("validation", *item) for item in VALIDATION.items()]
 
 
 @pytest.mark.parametrize("track, name, fault", PLANTED, ids=[f"{track} {name}" for track, name, _ in PLANTED])
