@@ -1,4 +1,4 @@
-"""Log-Mel front end of both papers, from recording to segments, with numpy and scipy; soundfile reads the files.
+"""Log-Mel front end of both papers, from recording to segments, with numpy and scipy; common/audio.py reads the files.
 
     recording -> read_audio -> split_segments -> pre_emphasize -> split_frames -> power_spectrum
               -> mel_filter_bank -> ln(E + log_floor) -> segments (S, n_mels, frames)
@@ -19,33 +19,28 @@ import hashlib
 import json
 import os
 import secrets
-import struct
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from math import ceil, gcd
+from math import ceil, inf
 from pathlib import Path
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-FORMATS = ("WAV", "WAVEX", "FLAC")  # formats in which libsndfile or `_is_truncated_wav` notices a truncated file
-SAMPLE_RATES = (4_000, 384_000)  # Hz, lowest and highest that a recording may have
-STREAMED = 0x7FFF_F000  # bytes; a data chunk of this size or more was written before its length was known
-LOUDEST = 8.0  # samples belong in [-1, 1]; a floating-point file may overshoot, but not hold integers
+from common import audio, containers, duplicates, paths
+from common.audio import SAMPLE_RATES, AudioError, enough_memory, read_audio
+
+__all__ = ["SAMPLE_RATES", "AudioError", "enough_memory", "read_audio"]  # used as features.read_audio and so on
 MAX_OVERLAP = 0.75  # of a segment
 BLOCK_SEGMENTS = 4  # segments per pass: frames and spectra of a block stay in the processor's cache
 OMITTED_IF_DEFAULT = {"overlap": 0.0, "pre_emphasis_scope": "segment"}  # absent from the settings of older runs
 REUSED_BYTES = 16_000_000  # freed memory in blocks of up to this size is reused, not handed back
-CACHE_ROW = np.dtype([("segments", "<i8"), ("seconds", "<f8"), ("sha256", "S64")])  # of a recording in a cache file
+CACHE_ROW = np.dtype(  # of a recording in a cache file
+    [("segments", "<i8"), ("seconds", "<f8"), ("sha256", "S64"), ("fingerprint", duplicates.FINGERPRINT)]
+)
 TEMPORARY_AGE = 86_400  # seconds since its last write, until a temporary file of the cache is removed
-
-
-class AudioError(ValueError):
-    """A recording that cannot be used; the message names the file and the remedy."""
-
-    exit_code = 3  # of a command that ends with this error
 
 
 @dataclass(frozen=True)
@@ -104,78 +99,6 @@ FRONT_ENDS = {
     "tft": FrontEnd(frames=80, pre_emphasis=0.97),
     "atfnn": FrontEnd(frames=128, pre_emphasis=0.0),
 }
-
-
-# ---------------------------------------------------------------------------------- reading a recording
-
-
-@contextmanager
-def enough_memory(path):
-    """Turn a MemoryError raised in the context into an AudioError that names the recording."""
-    try:
-        yield
-    except MemoryError:  # it is long, or its damaged header claims to be
-        raise AudioError(f"{path}: is too long for this machine's memory; cut it into parts") from None
-
-
-def read_audio(path, sample_rate=16_000):
-    """Read a recording as mono float32 in [-1, 1] at `sample_rate` Hz, shape (samples,).
-
-    Channels are averaged, other rates are resampled by a polyphase filter. Raises AudioError for a
-    file that is missing, unreadable, empty, truncated, silent, or that holds NaN or infinity.
-    """
-    import soundfile
-
-    if not os.path.isfile(path):
-        raise AudioError(f"{path}: no such recording; restore it or take it off the list")
-    try:
-        with soundfile.SoundFile(path) as file:
-            if file.format not in FORMATS:
-                raise AudioError(f"{path}: holds {file.format}, not WAV or FLAC; convert it")
-            if not SAMPLE_RATES[0] <= file.samplerate <= SAMPLE_RATES[1]:
-                raise AudioError(f"{path}: its header claims {file.samplerate} Hz; replace the file")
-            wave = file.read(dtype="float32", always_2d=True)  # (samples, channels)
-            source_rate = file.samplerate
-            truncated = len(wave) < file.frames or _is_truncated_wav(path)
-    except AudioError:
-        raise
-    except (OSError, RuntimeError, TypeError, ValueError) as error:
-        reason = str(getattr(error, "error_string", error)).splitlines()[0].rstrip(".")
-        if not os.path.getsize(path):
-            reason = "the file is empty"
-        raise AudioError(f"{path}: cannot be read as audio ({reason}); replace the file") from None
-    if len(wave) == 0:
-        raise AudioError(f"{path}: holds no samples; replace the file")
-    if truncated:
-        raise AudioError(f"{path}: was cut short, its header promises more samples; replace the file")
-    mono = wave[:, 0] if wave.shape[1] == 1 else wave.mean(axis=1)
-    if not np.isfinite(mono).all():
-        raise AudioError(f"{path}: holds NaN or infinite samples; replace the file")
-    if abs(mono).max() > LOUDEST:
-        raise AudioError(f"{path}: has samples of {abs(mono).max():.3g}, far outside [-1, 1]; rescale it")
-    if mono.max() == mono.min():
-        raise AudioError(f"{path}: is silent, all samples of the mean of its channels are the same; replace the file")
-    if source_rate != sample_rate:
-        from scipy.signal import resample_poly
-
-        common = gcd(source_rate, sample_rate)
-        mono = resample_poly(mono, sample_rate // common, source_rate // common).astype(np.float32, copy=False)
-    return mono
-
-
-def _is_truncated_wav(path):
-    """True for a WAV file that ends before its data chunk does: libsndfile reads it without complaint."""
-    with open(path, "rb") as file:
-        head = file.read(12)
-        order = {b"RIFF": "<", b"RIFX": ">"}.get(head[:4])
-        if order is None or head[8:] != b"WAVE":
-            return False
-        while len(chunk := file.read(8)) == 8:
-            name, size = struct.unpack(order + "4sI", chunk)
-            if name == b"data":
-                return size < STREAMED and size > os.path.getsize(path) - file.tell()
-            file.seek(size + size % 2, os.SEEK_CUR)
-    return True
 
 
 # ---------------------------------------------------------------------------------- from samples to segments
@@ -279,18 +202,30 @@ def log_mel(wave, front_end):
     return out
 
 
-def extract(path, front_end):
+def extract(path, front_end, start=0.0, end=inf):
     """Segments of a recording, float32 (S, n_mels, frames), its length in seconds and its file's SHA-256.
 
-    Raises AudioError. Another object with `sample_rate`, `row_shape`, `rows_of` and `cache_key` can take the part of
-    the front end, here and in `load`: comparisons/descriptors.py has such.
+    `start` and `end` in seconds select a part of it. Raises AudioError. Another object with `sample_rate`,
+    `row_shape`, `rows_of` and `cache_key` can take the part of the front end, here and in `load`:
+    comparisons/descriptors.py has such.
     """
+    segments, seconds, _ = _extract(path, front_end, start, end)
+    return segments, seconds, sha256_of(path)
+
+
+def _extract(path, front_end, start, end):
+    """Segments, length in seconds and fingerprint of the samples."""
     with enough_memory(path):
-        wave = read_audio(path, front_end.sample_rate)
+        samples = audio.read_samples(path, start, end)
+        wave = audio.resample(samples.wave, samples.rate, front_end.sample_rate)
         segments = front_end.rows_of(wave)
+    return segments, len(wave) / front_end.sample_rate, duplicates.fingerprint(samples)
+
+
+def sha256_of(path):
+    """SHA-256 of a file, as 64 hexadecimal digits."""
     with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return segments, len(wave) / front_end.sample_rate, digest
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # ---------------------------------------------------------------------------------- a list of recordings, cached
@@ -304,52 +239,76 @@ class Features:
     counts: np.ndarray  # (recordings,) segments of each
     seconds: np.ndarray  # (recordings,) length of each
     file_digests: list  # SHA-256 of each recording's file
-    digest: str  # SHA-256 over file_digests: the same on all machines, whatever the files' names
+    digest: str  # SHA-256 over file_digests and parts: the same on all machines, whatever the files' names
     load_time: float  # seconds spent in `load`
     cached: bool  # read from the cache
+    fingerprints: np.ndarray = None  # (recordings,) of duplicates.FINGERPRINT, of the samples of each
 
 
-def load(root, paths, front_end, cache=None, report=None):
-    """Segments of the recordings `root / path for path in paths` as Features, through the cache.
+def load(root, recordings, front_end, cache=None, report=None):
+    """Segments of recordings below `root` as Features, through the cache.
 
-    `cache` is the folder of the cache (default: `$SER_CACHE`, else `cache` next to this file). A cache file
-    belongs to a list of recordings in their present state and a front end. It is written under a temporary
-    name and renamed, and it ends with its own SHA-256: a damaged file is made again. `report(done, total)` is
-    called after each recording that is read. Raises AudioError for a recording that cannot be used, OSError if
-    the cache cannot be written.
+    `recordings` are paths, or (path, start, end) of parts in seconds. `cache` is the folder of the cache (default:
+    `$SER_CACHE`, else `cache` next to this file). A cache file belongs to a list of recordings in their present
+    state and a front end. It is written under a temporary name and renamed, and it ends with its own SHA-256: a
+    damaged file is made again. `report(done, total)` is called after each recording that is read. Raises AudioError
+    for a recording that cannot be used, OSError if the cache cannot be written.
     """
-    start = time.perf_counter()
-    recordings = [Path(root).resolve() / path for path in paths]
+    start_time = time.perf_counter()
+    root = Path(root).resolve()
+    parts = [(entry, 0.0, inf) if isinstance(entry, (str, Path)) else entry for entry in recordings]
+    parts = [(root / path, float(start), float(end)) for path, start, end in parts]
     cache = Path(cache or os.environ.get("SER_CACHE") or Path(__file__).with_name("cache"))
-    entry = cache / f"{_cache_key(recordings, front_end)}.segments"
-    content = _read_entry(entry, len(recordings), front_end)
+    entry = cache / f"{_cache_key(parts, front_end)}.segments"
+    content = _read_entry(entry, len(parts), front_end)
     cached = content is not None
     if not cached:
-        _write_entry(entry, recordings, front_end, report)
-        content = _read_entry(entry, len(recordings), front_end)
+        _write_entry(entry, parts, front_end, report)
+        content = _read_entry(entry, len(parts), front_end)
         if content is None:
             raise OSError(errno.EIO, "was damaged as soon as it was written; check the disk", str(entry))
     segments, table = content
     counts, seconds = table["segments"].copy(), table["seconds"].copy()
     file_digests = [digest.decode() for digest in table["sha256"]]
-    digest = hashlib.sha256("".join(file_digests).encode()).hexdigest()
-    load_time = time.perf_counter() - start
-    return Features(segments, counts, seconds, file_digests, digest, load_time, cached)
+    identity = hashlib.sha256()
+    for digest, (_, start, end) in zip(file_digests, parts):
+        identity.update(f"{digest}{start}-{end};".encode() if (start, end) != (0, inf) else digest.encode())
+    load_time, fingerprints = time.perf_counter() - start_time, table["fingerprint"].copy()
+    return Features(segments, counts, seconds, file_digests, identity.hexdigest(), load_time, cached, fingerprints)
 
 
-def _cache_key(recordings, front_end):
-    """Key over the recordings (path, size, times of change), the front end and the code of this file."""
-    states = []
-    for path in recordings:
+def same_samples(root, recordings, loaded, speakers=None):
+    """Index (recordings,) of the first recording with the same samples as each (see common/duplicates.py).
+
+    `recordings` below `root` were loaded as `loaded`, Features.
+    """
+
+    def read(i):
+        part = recordings[i]
+        part = (part,) if isinstance(part, (str, Path)) else part
+        return audio.read_samples(Path(root) / part[0], *part[1:]).wave
+
+    return duplicates.group(loaded.fingerprints, read, speakers)
+
+
+def _cache_key(parts, front_end):
+    """Key over the recordings (path, part, size, times of change), the front end and the code."""
+    states = {}
+    for path in dict.fromkeys(path for path, _, _ in parts):
         if not path.is_file():
-            raise AudioError(f"{path}: no such recording; restore it or take it off the list")
+            raise AudioError(paths.why_missing(path))
         status = path.stat()
-        states.append((str(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns))
-    code = Path(__file__).read_bytes()
-    return hashlib.sha256(code + json.dumps([front_end.cache_key(), states]).encode()).hexdigest()[:32]
+        states[path] = [os.fsencode(path).hex(), status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+        if status.st_ctime_ns % 1_000_000_000 == 0:  # whole seconds: an image or a file system that does not tell more
+            states[path].append(sha256_of(path))
+    key = hashlib.sha256()
+    for file in (__file__, audio.__file__, containers.__file__, duplicates.__file__):
+        key.update(Path(file).read_bytes())
+    key.update(json.dumps([front_end.cache_key(), [(*states[path], *part) for path, *part in parts]]).encode())
+    return key.hexdigest()[:32]
 
 
-def _write_entry(entry, recordings, front_end, report):
+def _write_entry(entry, parts, front_end, report):
     """Write a cache file: the segments, a CACHE_ROW for each recording, the SHA-256 of both.
 
     Recordings are read in a plain loop: threads gain nothing, the work holds the interpreter's lock. CASIA's
@@ -358,17 +317,18 @@ def _write_entry(entry, recordings, front_end, report):
     entry.parent.mkdir(parents=True, exist_ok=True)
     _remove_old_temporary_files(entry.parent)
     temporary = entry.with_suffix(f".{secrets.token_hex(8)}.tmp")
-    table, digest = np.zeros(len(recordings), CACHE_ROW), hashlib.sha256()
+    table, digest = np.zeros(len(parts), CACHE_ROW), hashlib.sha256()
+    file_digest = lru_cache(None)(sha256_of)  # of a long recording with many parts, once
     np.empty(REUSED_BYTES, np.uint8)  # freed at once: from then on glibc reuses such blocks, 1.7 times as fast
     try:
         with open(temporary, "xb") as file:
-            for i, path in enumerate(recordings):
-                segments, seconds, file_digest = extract(path, front_end)
+            for i, (path, start, end) in enumerate(parts):
+                segments, seconds, fingerprint = _extract(path, front_end, start, end)
                 file.write(segments)
                 digest.update(segments)
-                table[i] = len(segments), seconds, file_digest
+                table[i] = len(segments), seconds, file_digest(path), fingerprint
                 if report:
-                    report(i + 1, len(recordings))
+                    report(i + 1, len(parts))
             digest.update(table)
             file.write(table.tobytes() + digest.digest())
         os.replace(temporary, entry)

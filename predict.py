@@ -5,8 +5,9 @@
     python predict.py --run runs/casia/tft/speaker/seed0/all a.wav --segments  # the model of train.py --fold none
 
 Prints the class and the probabilities of each recording, with --segments also those of its segments (--format json
-always holds them). Folders are searched for .wav and .flac files. Classes, normalisation and front end come from the
-checkpoint. A recording that cannot be used is skipped, with one line on standard error.
+always holds them). Folders are searched for WAV and FLAC files. Classes, normalisation and front end come from the
+checkpoint. A recording that cannot be used is skipped, with one line on standard error; what folders hold besides,
+linked folders and recordings of other formats, is counted at the end.
 """
 
 import csv
@@ -14,7 +15,7 @@ import json
 import os
 import sys
 import threading
-from collections import deque
+from collections import Counter, deque
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -24,13 +25,15 @@ import numpy as np
 
 import features
 import protocols
-from common import cli, config, runs
+from common import audio, cli, config, runs
 
 # functions import training/, because torch takes a second and --help should answer at once
 
 BATCH = 64  # segments scored at once; more gain nothing on a CPU
 GROUP = 16  # recordings that a thread takes at once
-USED_CODE = ("features.py", "models.py", "protocols.py", "training/data.py", "fast/modules.py")  # of a prediction
+USED_CODE = (  # of a prediction
+    "common/audio.py", "features.py", "models.py", "protocols.py", "training/data.py", "fast/modules.py",
+)  # fmt: skip
 WARNING = "warning: a model of acted speech transfers poorly to other voices, rooms and languages"
 
 # ------------------------------------------------------------------------------------------- the models
@@ -99,18 +102,37 @@ class Prediction(NamedTuple):
 def find_files(paths, report):
     """Recordings that the command line names: files as they are, folders with all recordings in them, sorted.
 
-    `report(line)` gets a line for a folder without any.
+    `report(line)` gets a line for a folder without any. Gives the recordings, and a line for each kind of what was
+    passed over.
     """
-    files = []
+    files, links, closed, others = [], [], [], Counter()
     for path in paths:
-        if os.path.isdir(path):
-            found = [str(Path(path) / name) for name in protocols.audio_files(Path(path), "**/*")]
-            files += found
-            if not found:
-                report(f"{path}: holds no {' or '.join(protocols.AUDIO_ENDINGS)} file")
-        else:
+        if not os.path.isdir(path):
             files.append(path)
-    return files
+            continue
+        found = []
+        for folder, folders, names in os.walk(path, onerror=lambda error: closed.append(error.filename)):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            links += [os.path.join(folder, name) for name in folders if os.path.islink(os.path.join(folder, name))]
+            for name in names:
+                ending = os.path.splitext(name)[1].lower()
+                if ending in protocols.AUDIO_ENDINGS and not name.startswith("."):
+                    found.append(Path(folder) / name)
+                elif ending in audio.OTHER_ENDINGS and not name.startswith("."):
+                    others[ending] += 1
+        files += map(str, sorted(found))
+        if not found:
+            report(f"{path}: holds no {', '.join(protocols.AUDIO_ENDINGS)} file")
+    passed_over = []
+    if others:
+        kinds = ", ".join(f"{ending} {number}" for ending, number in sorted(others.items()))
+        passed_over.append(f"recordings of other formats not read: {kinds}; convert them to WAV or FLAC")
+    if links:
+        passed_over.append(f"linked folders not searched: {', '.join(sorted(links)[:5])}"
+                           f"{f' and {len(links) - 5} more' if len(links) > 5 else ''}; name them too")  # fmt: skip
+    if closed:
+        passed_over.append(f"folders that may not be opened: {len(closed)}, such as {closed[0]}; change their permissions")
+    return files, passed_over
 
 
 def predict(loaded, files, device, report):
@@ -215,11 +237,11 @@ def spans(prediction):
 
 def print_text(predictions, classes, segments):
     """Print a line for each recording, in columns, and with `segments` for each segment."""
-    widths = [max(len(name), 5) for name in classes]
-    first = max(len(name) for name in ("class", *classes))
+    widths = [max(cli.width(name), 5) for name in classes]
+    first = max(cli.width(name) for name in ("class", *classes))
 
     def line(chosen, cells, last):
-        print(chosen.ljust(first), *(cell.rjust(width) for cell, width in zip(cells, widths)), last)
+        print(cli.ljust(chosen, first), *map(cli.rjust, cells, widths), last)
 
     line("class", classes, " file")
     for item in predictions:
@@ -301,7 +323,7 @@ def main(arguments=None):
         skipped.append(line)
         progress.line(line)
 
-    files = find_files(options.paths, report)
+    files, passed_over = find_files(options.paths, report)
 
     def counted(predictions):
         nonlocal done
@@ -312,6 +334,8 @@ def main(arguments=None):
 
     with closing(predict(loaded, files, device, report)) as predictions:  # stops its threads when interrupted
         FORMATS[options.format](counted(predictions), loaded[0].classes, options.segments)
+    for line in passed_over:
+        progress.line(line)
     if skipped or progress.is_terminal:
         progress.line(f"{done} of {len(files)} recordings predicted")
     if not done:

@@ -7,32 +7,29 @@
 
 `open_database` refuses a database whose counts differ from the published ones, unless `partial=True`.
 `python train.py --check --db casia` lists what a database holds, and its problems, before training.
-To add a corpus without code, write a manifest CSV (path,emotion,speaker[,session]) and give its path as
-`--db`. To add it in code, write a reader (root -> Utterance, ...) and enter it in `DATABASES`.
+To add a corpus without code, write a manifest, such as a CSV file (path,emotion,speaker[,session][,start,end]), and
+give its path as `--db`; common/manifests.py has the names of columns. To add it in code, write a reader (root -> Utterance, ...) and enter it in `DATABASES`.
 """
 
-import csv
 import hashlib
-import io
 import os
 import re
+import shlex
 import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-AUDIO_ENDINGS = (".wav", ".flac")
+from common import audio, manifests, paths
+from common.manifests import DatabaseError
+
+AUDIO_ENDINGS = audio.ENDINGS
 PREDICTION_COLUMNS = ("utterance", "speaker", "emotion")  # of predictions.csv; a column for each class follows
-
-
-class DatabaseError(ValueError):
-    """A damaged or incomplete database; the message names the file or class and the remedy."""
-
-    exit_code = 3  # of a command that ends with this error
 
 
 class UsageError(ValueError):
@@ -42,13 +39,15 @@ class UsageError(ValueError):
 
 
 class Utterance(NamedTuple):
-    """A labelled recording, as the readers below yield it."""
+    """A labelled recording or part of one, as the readers below yield it."""
 
     id: str  # unique in its database
     path: str  # relative to the root
     emotion: str
     speaker: str
     session: str = ""
+    start: float = 0.0  # s
+    end: float = inf  # s
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,7 @@ class Corpus:
     speakers: int
     read: Callable  # root -> Utterance, ...
     speaker_sizes: tuple = ()  # utterances of each speaker in sorted order, where known
+    marker: str = ""  # pattern of a folder or file by which the root is recognised
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,13 @@ class Database:
     speakers: np.ndarray  # (N,) str
     sessions: np.ndarray  # (N,) str, "" where a database has none
     partial: bool  # the counts differ from the published ones
+    starts: np.ndarray = None  # (N,) float64 s, of parts of recordings; None where all utterances are whole recordings
+    ends: np.ndarray = None  # (N,) float64 s, infinite for the end of the recording
+
+    @property
+    def recordings(self):
+        """Recordings as `features.load` takes them: paths, or (path, start, end)."""
+        return self.paths if self.starts is None else list(zip(self.paths, self.starts.tolist(), self.ends.tolist()))
 
     @property
     def digest(self):
@@ -100,15 +107,16 @@ IEMOCAP_LINE = re.compile(r"\[\d+\.\d+ - \d+\.\d+\]\t(?P<id>\S+)\t(?P<label>\w+)
 
 
 def read_iemocap(root):
-    """`Session1/dialog/EmoEvaluation/Ses01F_impro01.txt`: improvised dialogues, four emotions.
+    """`Session1/dialog/EmoEvaluation/Ses01F_impro01.txt`, `Session1/sentences/wav/Ses01F_impro01/*.wav`.
 
+    Improvised dialogues, four emotions.
     The selection is that of TFT section 3.1 and ATFNN section III-A.
     The speaker is the session and the letter of the utterance's last field: `Ses01F_impro01_M003` is
     speaker 1M. The letter in `Ses01F` is the person with the motion-capture markers.
     """
     for labels in sorted(root.glob("Session[1-5]/dialog/EmoEvaluation/Ses*impro*.txt")):
         session = labels.parts[-4].removeprefix("Session")
-        for number, line in enumerate(_read_text(labels).splitlines(), 1):
+        for number, line in enumerate(manifests.read_text(labels).splitlines(), 1):
             if not line.startswith("["):
                 continue  # rater lines, the header, blank lines
             found = IEMOCAP_LINE.fullmatch(line)
@@ -166,32 +174,27 @@ def read_ravdess(root):
 
 
 def read_manifest(root, manifest):
-    """CSV with the columns path, emotion, speaker and optionally session; paths relative to `root`."""
-    home = os.path.realpath(root)
-    rows = csv.DictReader(io.StringIO(_read_text(manifest), newline=""), strict=True)
-    try:
-        missing = {"path", "emotion", "speaker"} - set(rows.fieldnames or ())
-        table = [(rows.line_num, row) for row in rows]
-    except csv.Error as error:
-        raise DatabaseError(f"{manifest}, line {rows.line_num}: {error}; close the quotes around each value") from None
-    if missing or len(set(rows.fieldnames)) < len(rows.fieldnames):
-        fault = f"has no column {', '.join(sorted(missing))}" if missing else "has two columns of the same name"
-        raise DatabaseError(f"{manifest}: {fault}; the first line must be path,emotion,speaker")
-    for line, row in table:
-        position = f"{manifest}, line {line}"
-        if None in row:
-            raise DatabaseError(f"{position}: has more values than columns; put quotes around a value with a comma")
-        path, emotion, speaker, session = (
-            (row.get(column) or "").strip() for column in ("path", "emotion", "speaker", "session")
-        )
-        if not (path + emotion + speaker + session).isprintable():
-            raise DatabaseError(f"{position}: has a line break or control character in a value; take it out")
-        if not (path and emotion and speaker):
-            raise DatabaseError(f"{position}: path, emotion or speaker is empty; fill it in or remove the line")
-        real = os.path.realpath(os.path.join(home, path))
-        if os.path.isabs(path) or not real.startswith(os.path.join(home, "")):
-            raise DatabaseError(f"{position}: {path} leaves the folder {root}; name files inside it, or set --root")
-        yield Utterance(path, path, emotion, speaker, session)
+    """A table with the columns path, emotion, speaker and optionally session, start, end (see common/manifests.py).
+
+    Paths are relative to `root`, or absolute and within it. A part of a recording is named after its times.
+    """
+    for row in manifests.read_rows(manifest):
+        path = paths.below(root, row.path) or paths.below(root, row.path.replace("\\", "/"))
+        if path is None:
+            raise DatabaseError(
+                f"{row.line}: {row.path} is not in the folder {root}; set --root to one that holds all recordings, "
+                "with paths relative to it"
+            )
+        name, is_part = path if os.path.isabs(row.path) else row.path, row.start > 0 or row.end < inf
+        if is_part:
+            name += f"#{in_seconds(row.start)}-{in_seconds(row.end) if row.end < inf else 'end'}"
+        path = paths.on_disk(root, path)
+        yield Utterance(name, path, row.emotion, row.speaker, row.session, row.start, row.end)
+
+
+def in_seconds(time):
+    """Text of a time with two decimals, or more where it has more: 1.50, 0.125."""
+    return f"{time:.2f}" if time == round(time, 2) else repr(round(time, 6))
 
 
 ABC_SPELLINGS = {"aggressiv": "aggressive", "intoxicate": "intoxicated"}
@@ -207,16 +210,6 @@ def read_abc(root):
 def read_synthetic(root):
     """`manifest.csv`, as common/synthetic.py writes it."""
     return read_manifest(root, root / "manifest.csv")
-
-
-def _read_text(path):
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            return file.read()
-    except FileNotFoundError:
-        raise DatabaseError(f"{path}: no such file; restore it, or set --root to the folder that holds it") from None
-    except (UnicodeDecodeError, OSError):
-        raise DatabaseError(f"{path}: cannot be read as text; save it as UTF-8") from None
 
 
 def audio_files(root, pattern):
@@ -235,6 +228,7 @@ DATABASES = {
         10,
         read_iemocap,
         speaker_sizes=(217, 205, 185, 208, 264, 274, 149, 221, 298, 259),
+        marker="Session[1-5]",
     ),
     "abc": Corpus(
         "German",
@@ -248,12 +242,14 @@ DATABASES = {
         4,
         read_casia,
         speaker_sizes=(300,) * 4,
+        marker="*/angry",
     ),
     "emodb": Corpus(
         "German",
         dict(anger=127, boredom=81, disgust=46, fear=69, happiness=71, sadness=62, neutral=79),
         10,
         read_emodb,
+        marker="wav/[01][0-9][ab][01][0-9]*",
     ),
     "ravdess": Corpus(
         "English",
@@ -261,21 +257,23 @@ DATABASES = {
         24,
         read_ravdess,
         speaker_sizes=(60,) * 24,
+        marker="Actor_[0-2][0-9]",
     ),
     "synthetic": Corpus("none", dict(angry=24, happy=24, neutral=24, sad=24), 4, read_synthetic),
 }
 
 
 def database_name(db):
-    """Name of the database `db`: a key of DATABASES, or a manifest's file name without `.csv`.
+    """Name of the database `db`: a key of DATABASES, or a manifest's file name without its ending.
 
     Raises UsageError.
     """
     if db in DATABASES:
         return db
-    if not db.lower().endswith(".csv"):
-        raise UsageError(f"--db {db}: choose {', '.join(DATABASES)} or the path of a manifest .csv")
-    name = Path(db).stem
+    name, ending = os.path.splitext(os.path.basename(db))
+    if ending.lower() not in manifests.ENDINGS:
+        endings = " or ".join(manifests.ENDINGS)
+        raise UsageError(f"--db {db}: choose {', '.join(DATABASES)} or the path of a manifest {endings}")
     if name.lower() in DATABASES or not re.fullmatch(r"\w[\w.+-]*", name):
         raise UsageError(f"--db {db}: give the manifest a name of its own, of letters, digits, '.', '_', '-'")
     return name
@@ -289,7 +287,7 @@ def default_root(db):
 
 
 def open_database(db, root=None, partial=False):
-    """List the utterances of a database: `db` is a name of DATABASES or the path of a manifest CSV.
+    """List the utterances of a database: `db` is a name of DATABASES or the path of a manifest.
 
     `root` is the folder of the recordings (default: `default_root`). `partial` accepts counts that differ
     from the published ones. Raises DatabaseError or UsageError.
@@ -297,18 +295,21 @@ def open_database(db, root=None, partial=False):
     name = database_name(db)
     root = Path(root) if root else default_root(db)
     if not root.is_dir():
-        raise UsageError(f"{root}: no such folder; set --root to the folder of the {name} recordings")
+        raise UsageError(f"{root}: no such folder; give the folder of the {name} recordings as --root")
     corpus = DATABASES.get(name)
-    utterances = list(corpus.read(root) if corpus else read_manifest(root, Path(db)))
+    if not corpus and not os.path.isfile(db):
+        remedy = f"use --db {shlex.quote(str(root / db))}" if (root / db).is_file() else "give its path as --db"
+        raise DatabaseError(f"{db}: no such file; {remedy}")
+    utterances = [_as_text(utterance) for utterance in (corpus.read(root) if corpus else read_manifest(root, Path(db)))]
     if not utterances:
-        layout = (corpus.read.__doc__ if corpus else read_manifest.__doc__).splitlines()[0].rstrip(".")
-        raise DatabaseError(f"{root}: holds no utterance of {name}; expected: {layout}")
+        raise DatabaseError(f"{root}: holds no utterance of {name}; {_expected(root, corpus)}")
     _check_names(utterances, name)
     found = Counter(utterance.emotion for utterance in utterances)
     differs = bool(corpus) and _check_counts(name, corpus, utterances, found, partial)
     classes = tuple(label for label in corpus.classes if found[label]) if corpus else tuple(sorted(found))
     if len(classes) < 2:
         raise DatabaseError(f"{root}: holds only the class {classes[0]}; add recordings of another")
+    has_parts = any(utterance.start > 0 or utterance.end < inf for utterance in utterances)
     return Database(
         name=name,
         root=root,
@@ -320,22 +321,88 @@ def open_database(db, root=None, partial=False):
         speakers=np.array([utterance.speaker for utterance in utterances]),
         sessions=np.array([utterance.session for utterance in utterances]),
         partial=differs,
+        starts=np.array([utterance.start for utterance in utterances]) if has_parts else None,
+        ends=np.array([utterance.end for utterance in utterances]) if has_parts else None,
     )
 
 
-def refuse_shared_recordings(database, digests):
-    """Raise DatabaseError if two speakers have the same recording: it would be trained on and tested.
+def _as_text(utterance):
+    """The utterance with names that can be written, where its path holds bytes that are no UTF-8."""
+    if paths.is_utf8(utterance.id + utterance.emotion + utterance.speaker + utterance.session):
+        return utterance
+    names = ("id", "emotion", "speaker", "session")
+    return utterance._replace(**{name: paths.printable(getattr(utterance, name)) for name in names})
 
-    `digests` are those of the utterances' files, in the order of the database.
+
+def _expected(root, corpus):
+    """What a root without utterances should hold, or the folder near it that looks like the root."""
+    if not corpus:
+        return "write a line for each recording below the names of the columns"
+    if corpus.marker and not any(root.glob(corpus.marker)):
+        near = [*root.resolve().parents[:4], *sorted(root.glob("*/")), *sorted(root.glob("*/*/"))]
+        for folder in near:
+            if any(folder.glob(corpus.marker)):
+                return f"{folder} looks like its folder; use --root {shlex.quote(str(folder))}"
+    return f"expected: {corpus.read.__doc__.splitlines()[0].rstrip('.')}"
+
+
+def refuse_shared_recordings(database, digests, same=()):
+    """Raise DatabaseError for the first of `shared_recordings`: it would be trained on and tested."""
+    for line in shared_recordings(database, digests, same):
+        raise DatabaseError(line)
+
+
+def shared_recordings(database, digests, same=()):
+    """Yield a line for each two utterances of different speakers that are the same recording, or share most of a part.
+
+    `digests` are those of the utterances' files, in the order of the database; `same` is the index (N,) of the first
+    utterance with the same samples as each, where files were compared by their samples too.
     """
-    first = {}
-    for name, speaker, digest in zip(database.ids, database.speakers.tolist(), digests):
-        other, its_speaker = first.setdefault(digest, (name, speaker))
-        if its_speaker != speaker:
-            raise DatabaseError(
-                f"{database.name}: {other} of {its_speaker} and {name} of {speaker} are the same recording; "
-                "keep the one whose speaker is right"
-            )
+    pairs = {(i, j): seconds for i, j, seconds in shared_parts(database, digests) if is_most(database, i, j, seconds)}
+    for j, i in enumerate(same):
+        if database.speakers[i] != database.speakers[j]:
+            pairs.setdefault((min(i, j), max(i, j)), inf)
+    for (i, j), seconds in pairs.items():
+        names = " and ".join(f"{database.ids[k]} of {database.speakers[k]}" for k in (i, j))
+        what = "are the same recording" if seconds == inf else f"share {seconds:.2f} s of a recording"
+        yield f"{database.name}: {names} {what}; keep the one whose speaker is right"
+
+
+def overlapping_parts(database, digests):
+    """Yield a line for each two parts of different speakers that share some of a recording, but not most of one."""
+    for i, j, seconds in shared_parts(database, digests):
+        if not is_most(database, i, j, seconds):
+            names = " and ".join(f"{database.ids[k]} of {database.speakers[k]}" for k in (i, j))
+            yield f"{names} share {seconds:.2f} s, trained on and tested; cut them shorter if that matters"
+
+
+def is_most(database, i, j, seconds):
+    """True where two utterances share more than half of the shorter of them."""
+    if database.starts is None:
+        return True
+    shorter = min(database.ends[k] - database.starts[k] for k in (i, j))
+    return seconds > shorter / 2 or shorter == inf
+
+
+def shared_parts(database, digests):
+    """Yield (i, j, seconds) of utterances of different speakers that hold the same part of a file, by its digest.
+
+    Seconds are infinite where both run to the end of the recording.
+    """
+    by_file = {}
+    for i, digest in enumerate(digests):
+        by_file.setdefault(digest, []).append(i)
+    starts = np.zeros(len(database.ids)) if database.starts is None else database.starts
+    ends = np.full(len(database.ids), inf) if database.ends is None else database.ends
+    for alike in by_file.values():
+        if len(set(database.speakers[alike].tolist())) > 1:
+            alike.sort(key=lambda i: starts[i])  # stable
+            for position, i in enumerate(alike):
+                for j in alike[position + 1 :]:
+                    if starts[j] >= ends[i]:
+                        break
+                    if database.speakers[i] != database.speakers[j]:
+                        yield i, j, min(ends[i], ends[j]) - starts[j]
 
 
 def _check_names(utterances, name):
@@ -344,19 +411,28 @@ def _check_names(utterances, name):
             raise DatabaseError(f"{name}: a class cannot be called {utterance.emotion}; rename it")
     for what, values in (
         ("utterance", [utterance.id for utterance in utterances]),
-        ("recording", [os.path.normpath(utterance.path) for utterance in utterances]),
+        ("recording", [(os.path.normpath(utterance.path), *utterance[-2:]) for utterance in utterances]),
     ):
         value, times = Counter(values).most_common(1)[0]
         if times > 1:
+            value = value if what == "utterance" else value[0]
             raise DatabaseError(f"{name}: {what} {value} is listed {times} times; keep one of them")
     for what in ("speaker", "emotion", "session"):
-        spellings = {}
-        for value in {getattr(utterance, what) for utterance in utterances}:
-            other = spellings.setdefault(unicodedata.normalize("NFKC", value).casefold(), value)
+        by_spelling = {}
+        for value in sorted({getattr(utterance, what) for utterance in utterances}):
+            other = by_spelling.setdefault(_spelling(value), value)
             if other != value:
                 raise DatabaseError(
-                    f"{name}: {what} {value} and {other} differ only in case or accent code; spell them alike"
+                    f"{name}: {what} {other} and {value} differ only in zeros, case, spaces or accent code; "
+                    "spell them alike"
                 )
+
+
+def _spelling(value):
+    """A name without what people and spreadsheets change in it: 3, 03 and 3.0 are the same."""
+    value = " ".join(unicodedata.normalize("NFKC", value).casefold().split())
+    value = re.sub(r"^(\d+)\.0+$", r"\1", value)
+    return re.sub(r"(?<!\d)(?<!\d\.)0+(?=\d)", "", value)
 
 
 def _check_counts(name, corpus, utterances, found, partial):

@@ -7,20 +7,20 @@ Prints utterances, speakers, classes, lengths, sample rates and channels, then a
 refuse it) and each note (training would accept it). Exit code 0 if the corpus can be trained on, 3 if not.
 """
 
-import hashlib
 import os
 import shlex
 import sys
 import textwrap
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
 import features
 import protocols
-from common import cli
+from common import audio, cli, duplicates
 
 WRAP = textwrap.TextWrapper(80, subsequent_indent=13 * " ", break_long_words=False, break_on_hyphens=False)
 NBSP = "\xa0"  # a space at which WRAP breaks no line
@@ -34,7 +34,8 @@ class Recording(NamedTuple):
     sample_rate: int = 0  # Hz
     channels: int = 0
     samples: int = 0  # per channel, at that rate
-    digest: bytes = b""  # SHA-256 of the file
+    digest: str = ""  # SHA-256 of the file
+    fingerprint: tuple = ()  # of its samples, see common/duplicates.py
     fault: str = ""
 
     @property
@@ -71,33 +72,35 @@ def check_corpus(db, root=None, protocol="speaker", partial=False):
 # ---------------------------------------------------------------------------------------- recordings
 
 
-def inspect(path):
-    """Read a file as training does, without resampling, as a Recording."""
-    import soundfile
-
-    try:
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").digest()
-        info = soundfile.info(path)
-    except (OSError, RuntimeError, TypeError, ValueError):
-        info = None  # read_audio has words for it
+def inspect(path, start, end, file_digest):
+    """Read a file, or its part from `start` to `end` in seconds, as training does, as a Recording."""
     try:
         with features.enough_memory(path):
-            wave = features.read_audio(path, info.samplerate if info else features.FrontEnd.sample_rate)
+            samples = audio.read_samples(path, start, end)
+        digest = file_digest(path)
     except features.AudioError as error:
         return Recording(fault=str(error))
-    return Recording(info.samplerate, info.channels, len(wave), digest)
+    fingerprint = duplicates.fingerprint(samples)
+    return Recording(samples.rate, samples.channels, len(samples.wave), digest, fingerprint)
+
+
+def parts_of(database):
+    """(path, start, end) of each utterance; whole recordings from 0 to infinity."""
+    if database.starts is None:
+        return [(database.root / path, 0.0, np.inf) for path in database.paths]
+    return [(database.root / path, *part) for path, *part in database.recordings]
 
 
 def inspect_all(database):
     """List the Recording of each utterance."""
-    paths = [str(database.root / path) for path in database.paths]
-    progress = cli.Progress(f"{database.name}: reading {len(paths)} recordings", sys.stderr)
+    parts = parts_of(database)
+    progress = cli.Progress(f"{database.name}: reading {len(parts)} recordings", sys.stderr)
+    file_digest = lru_cache(None)(features.sha256_of)  # of a long recording with many parts, once
     pool, found = ThreadPoolExecutor(os.cpu_count()), []
     try:
-        for recording in pool.map(inspect, paths):
+        for recording in pool.map(lambda part: inspect(*part, file_digest), parts):
             found.append(recording)
-            progress.update(f"{100 * len(found) // len(paths)} %")
+            progress.update(f"{100 * len(found) // len(parts)} %")
     finally:
         pool.shutdown(cancel_futures=True)
     progress.line(f"{sum(not recording.fault for recording in found)} can be used")
@@ -149,10 +152,9 @@ def find_faults(database, recordings, protocol, partial):
     for recording in recordings:
         if recording.fault:
             yield "recordings", recording.fault
-    try:
-        protocols.refuse_shared_recordings(database, [found.digest or i for i, found in enumerate(recordings)])
-    except protocols.DatabaseError as error:
-        yield "recordings", str(error)
+    same = same_samples(database, recordings)
+    for line in protocols.shared_recordings(database, digests_of(recordings), same):
+        yield "recordings", line
     try:
         protocols.make_folds(database, protocol)
     except protocols.UsageError as error:
@@ -164,13 +166,16 @@ def find_notes(database, recordings, protocol, partial):
     if database.partial and partial:
         yield "counts", "the counts are not the published ones; tables will be marked: partial database"
     yield from duplicate_notes(database, recordings)
+    for line in protocols.overlapping_parts(database, digests_of(recordings)):
+        yield "overlaps", line
     for name, front_end in features.FRONT_ENDS.items():
         shortest = front_end.segment_samples / front_end.sample_rate
-        found = zip(database.paths, recordings, strict=True)
-        short = [path for path, recording in found if not recording.fault and recording.seconds < shortest]
+        found = zip(recordings, database.ids, strict=True)
+        short = [(recording.seconds, utterance) for recording, utterance in found if not recording.fault]
+        short = sorted(pair for pair in short if pair[0] < shortest)
         if short:
             number = f"{len(short)} utterances are shorter than a segment of {name} ({shortest:.2f} s) and filled up"
-            yield "short", f"{number} with silence, such as {short[0]}"
+            yield "short", f"{number} with silence, the shortest {short[0][1]} ({short[0][0]:.2f} s)"
     yield from class_notes(database)
     try:
         folds = protocols.make_folds(database, protocol)
@@ -183,15 +188,28 @@ def find_notes(database, recordings, protocol, partial):
             yield "validation", str(error)
 
 
+def digests_of(recordings):
+    """Digest of each file; of one that cannot be read a number of its own."""
+    return [recording.digest or i for i, recording in enumerate(recordings)]
+
+
+def same_samples(database, recordings):
+    """Index (N,) of the first utterance with the same samples as each."""
+    parts, same = parts_of(database), np.arange(len(recordings))
+    readable = np.array([i for i, recording in enumerate(recordings) if not recording.fault], int)
+    prints = np.array([recordings[i].fingerprint for i in readable], duplicates.FINGERPRINT)
+    same[readable] = readable[duplicates.group(prints, lambda i: audio.read_samples(*parts[readable[i]]).wave)]
+    return same
+
+
 def duplicate_notes(database, recordings):
     """Yield the recordings that a speaker has twice; shared by two speakers they are a fault."""
-    first = {}
-    for i, recording in enumerate(recordings):
-        pair = (first.setdefault(recording.digest, i), i)
-        if recording.digest and pair[0] != i and len({database.speakers[j] for j in pair}) == 1:
-            names = " and ".join(database.paths[j] for j in pair)
-            labels = " and ".join(f"{database.speakers[j]} {database.classes[database.labels[j]]}" for j in pair)
-            yield "duplicates", f"{names} hold the same bytes, of {labels}; keep only the correct one"
+    for j, i in enumerate(same_samples(database, recordings).tolist()):
+        if i != j and database.speakers[i] == database.speakers[j]:
+            names = " and ".join(database.ids[k] for k in (i, j))
+            labels = " and ".join(f"{database.speakers[k]} {database.classes[database.labels[k]]}" for k in (i, j))
+            what = "bytes" if recordings[i].digest == recordings[j].digest else "samples"
+            yield "duplicates", f"{names} hold the same {what}, of {labels}; keep only the correct one"
 
 
 def class_notes(database):

@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import time
+import unicodedata
 from contextlib import contextmanager, suppress
 
 EXIT_USAGE, EXIT_DATA, EXIT_INTERRUPTED = 2, 3, 130  # change the command; change the recordings; Ctrl-C
@@ -72,6 +73,27 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message):
         self.exit(EXIT_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+# ------------------------------------------------------------------------------------------- columns
+
+
+def width(text):
+    """Cells that a text takes on a terminal: Chinese, Japanese and Korean characters two, combining accents none."""
+    if text.isascii():
+        return len(text)
+    combined = sum(unicodedata.category(character) in ("Mn", "Me", "Cf") for character in text)
+    return len(text) - combined + sum(unicodedata.east_asian_width(character) in "WF" for character in text)
+
+
+def ljust(text, cells):
+    """Fill a text up to a number of cells, on the right."""
+    return text + " " * (cells - width(text))
+
+
+def rjust(text, cells):
+    """Fill a text up to a number of cells, on the left."""
+    return " " * (cells - width(text)) + text
 
 
 # ------------------------------------------------------------------------------------------ progress

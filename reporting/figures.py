@@ -17,7 +17,9 @@ import inspect
 import io
 import sys
 import textwrap
+import warnings
 from functools import reduce
+from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,8 +66,11 @@ def make_figure(options):
     check_options(options)
     database, models = choose_runs(options)
     figure, damaged = MAKERS[options.figure](options, database, models)
-    write(figure, options.out, PNG_DPI[options.figure])
+    boxes = write(figure, options.out, PNG_DPI[options.figure])
     print(f"{options.out}: {options.figure} of {', '.join(models)} on {database}")
+    if boxes:
+        remedy = "install one, such as the package fonts-noto-cjk, and repeat the command"
+        damaged = [*damaged, f"no installed font has {' '.join(sorted(boxes))}, drawn as boxes; {remedy}"]
     for note in damaged:
         print(f"evaluate.py: {note}", file=sys.stderr)
 
@@ -145,18 +150,63 @@ def title_of(database, model, result, protocol):
 
 
 def write(figure, out, dpi):
-    """Save a figure in the format of its file's ending, whole or not at all; `dpi` and a small palette are for PNG."""
+    """Save a figure in the format of its file's ending, whole or not at all; `dpi` and a small palette are for PNG.
+
+    Gives the characters that no installed font has.
+    """
+    import matplotlib
+
     ending = Path(out).suffix.lower()
     dated = {".svg": "Date", ".pdf": "CreationDate"}.get(ending)
-    with runs.atomic_write(out) as file:
-        if dated:
-            figure.savefig(file, format=ending[1:], dpi=MAP_DPI, metadata={dated: None})
-        else:
-            from PIL import Image  # matplotlib requires it
-
+    boxes, added = add_fonts(figure)
+    # other fonts may hold outlines that PDF's type 42 does not take
+    with runs.atomic_write(out) as file, matplotlib.rc_context({"pdf.fonttype": 3} if added else {}):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")
+            if dated:
+                figure.savefig(file, format=ending[1:], dpi=MAP_DPI, metadata={dated: None})
+                return boxes
             figure.savefig(content := io.BytesIO(), format="png", dpi=dpi)
-            picture = Image.open(content).convert("RGB").quantize(PNG_COLOURS, Image.Quantize.MAXCOVERAGE, dither=0)
-            picture.save(file, "PNG", optimize=True)
+        from PIL import Image  # matplotlib requires it
+
+        picture = Image.open(content).convert("RGB").quantize(PNG_COLOURS, Image.Quantize.MAXCOVERAGE, dither=0)
+        picture.save(file, "PNG", optimize=True)
+    return boxes
+
+
+def add_fonts(figure):
+    """Let the texts of a figure use installed fonts for characters that matplotlib's own font lacks.
+
+    Gives the characters that no font has, and the families that were added.
+    """
+    from matplotlib import font_manager
+    from matplotlib.text import Text
+
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.get_ticklabels()  # writes them
+    texts = figure.findobj(Text)
+    own = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
+    characters = {character for text in texts for character in text.get_text() if character.isprintable()}
+    missing, added, covers = {character for character in characters if not own.get_char_index(ord(character))}, [], {}
+    for path in font_manager.findSystemFonts() if missing else ():
+        try:
+            font = font_manager.get_font(path)
+            found = {character for character in missing if font.get_char_index(ord(character))}
+        except (OSError, RuntimeError):
+            continue  # a damaged font, or one of pictures
+        if found and font.scalable:
+            covers[path] = found, font.style_name not in ("Regular", "Book", "Medium"), path, font.family_name
+    while missing and covers:
+        found, _, path, family = min(covers.values(), key=lambda font: (-len(font[0] & missing), *font[1:3]))
+        if not found & missing:
+            break
+        font_manager.fontManager.addfont(path)
+        added.append(family)
+        missing -= found
+    for text in texts if added else ():
+        text.set_fontfamily([*text.get_fontfamily(), *added])
+    return missing, added
 
 
 def new_figure(width, height, title, notes):
@@ -415,14 +465,14 @@ class Explanation(NamedTuple):
     front_end: features.FrontEnd
 
 
-def explain(folder, path):
-    """Run the model of a fold on the recording `path`: its Explanation."""
+def explain(folder, path, start=0.0, end=inf):
+    """Run the model of a fold on the recording `path`, or its part from `start` to `end` in seconds: its Explanation."""
     import torch
 
     from training import checkpoints, data
 
     model = checkpoints.load_model(folder, "cpu")
-    segments, seconds, _ = features.extract(path, model.front_end)
+    segments, seconds, _ = features.extract(path, model.front_end, start, end)
     utterance_of = torch.zeros(len(segments), dtype=torch.int64)
     loaded = data.Data(None, None, torch.from_numpy(segments), None, utterance_of)
     normalization = model.normalization or data.fit_normalization(loaded, model.settings["normalization"], None)
@@ -479,8 +529,9 @@ def make_attention(options, database, models):
     opened = protocols.open_database(options.db or database, options.root, partial=True)  # others may be missing
     if name not in opened.ids:
         raise protocols.UsageError(f"{opened.root}: does not hold {name}; set --root to the recordings of the run")
-    path = opened.root / opened.paths[opened.ids.index(name)]
-    explanation, scores = explain(fold.source, path), fold.scores[fold.ids.index(name)]
+    index = opened.ids.index(name)
+    path, part = opened.root / opened.paths[index], () if opened.starts is None else opened.recordings[index][1:]
+    explanation, scores = explain(fold.source, path, *part), fold.scores[fold.ids.index(name)]
     if not abs(explanation.scores - scores).max() < SAME_SCORES:
         raise protocols.UsageError(
             f"{path}: does not give the scores saved in {fold.source}; set --root to the recordings of that run"

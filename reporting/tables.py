@@ -11,6 +11,7 @@ import textwrap
 
 import numpy as np
 
+from common import cli
 from common.runs import TRACKS
 from reporting import significance
 
@@ -197,11 +198,10 @@ def header_lines(header):
 def as_text(title, header, cells, notes):
     """A table for a terminal, between lines of dashes."""
     heads = header_lines(header)
-    widths = [max(map(len, column)) for column in zip(*heads, *cells)]
+    widths = [max(map(cli.width, column)) for column in zip(*heads, *cells)]
 
     def line(row):
-        others = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))
-        return " ".join([row[0].ljust(widths[0]), *others]).rstrip()
+        return " ".join([cli.ljust(row[0], widths[0]), *map(cli.rjust, row[1:], widths[1:])]).rstrip()
 
     rule = "-" * (sum(widths) + len(widths) - 1)
     title, *notes = (textwrap.fill(text, WIDTH) for text in (title, *notes))

@@ -17,10 +17,13 @@ def load_features(database, front_end):
     """Features of a database through a FrontEnd, from the cache or the recordings, with a line of progress."""
     progress = Progress(f"{database.name}: reading {len(database.ids)} recordings")
     loaded = features.load(
-        database.root, database.paths, front_end,
+        database.root, database.recordings, front_end,
         report=lambda done, total: progress.update(f"{100 * done // total} %"),
     )  # fmt: skip
-    protocols.refuse_shared_recordings(database, loaded.file_digests)
+    same = features.same_samples(database.root, database.recordings, loaded, database.speakers)
+    protocols.refuse_shared_recordings(database, loaded.file_digests, same)
+    if overlaps := list(protocols.overlapping_parts(database, loaded.file_digests)):
+        progress.line(f"note: {overlaps[0]}" + (f"; and {len(overlaps) - 1} more" if len(overlaps) > 1 else ""))
     origin = "the cache" if loaded.cached else "the recordings"
     frames = loaded.segments.shape[2]
     progress.line(f"{len(loaded.segments)} segments of {frames} frames from {origin} in {loaded.load_time:.1f} s")
