@@ -358,13 +358,17 @@ def shared_recordings(database, digests, same=()):
     `digests` are those of the utterances' files, in the order of the database; `same` is the index (N,) of the first
     utterance with the same samples as each, where files were compared by their samples too.
     """
-    pairs = {(i, j): seconds for i, j, seconds in shared_parts(database, digests) if is_most(database, i, j, seconds)}
+    pairs = {}
+    for i, j, seconds in shared_parts(database, digests):
+        if database.starts is None:
+            pairs[i, j] = "are the same recording"
+        elif is_most(database, i, j, seconds):
+            pairs[i, j] = f"share {f'{seconds:.2f} s' if seconds < inf else 'the end'} of a recording"
     for j, i in enumerate(same):
         if database.speakers[i] != database.speakers[j]:
-            pairs.setdefault((min(i, j), max(i, j)), inf)
-    for (i, j), seconds in pairs.items():
+            pairs.setdefault((min(i, j), max(i, j)), "are the same recording")
+    for (i, j), what in pairs.items():
         names = " and ".join(f"{database.ids[k]} of {database.speakers[k]}" for k in (i, j))
-        what = "are the same recording" if seconds == inf else f"share {seconds:.2f} s of a recording"
         yield f"{database.name}: {names} {what}; keep the one whose speaker is right"
 
 

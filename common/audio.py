@@ -28,7 +28,9 @@ SAMPLE_RATES = (4_000, 384_000)  # Hz, lowest and highest that a recording may h
 MIN_SECONDS = 0.02  # of a recording: a window of both papers
 LOUDEST = 8.0  # samples belong in [-1, 1]; a floating-point file may overshoot, but not hold integers
 END_TOLERANCE = 0.05  # s that a part may end behind its recording, because times are rounded
-STEPS = {"PCM_U8": 2**-7, "PCM_16": 2**-15, "PCM_24": 2**-23, "PCM_32": 2**-23, "FLOAT": 2**-23, "DOUBLE": 2**-23}
+STEPS = {  # codec of libsndfile -> step between two levels; 16 bits where it is not here
+    **dict.fromkeys(("PCM_S8", "PCM_U8"), 2**-7), **dict.fromkeys(("PCM_24", "PCM_32", "FLOAT", "DOUBLE"), 2**-23)
+}  # fmt: skip
 TRANSITION = 1 / 16  # of the new Nyquist frequency, the width in which resampling cuts off: 7.5 to 8 kHz
 ATTENUATION = 65.0  # dB, of what lies above
 
@@ -84,6 +86,7 @@ def read_samples(path, start=0.0, end=inf):
             problem, content = containers.true_flac(file)
         if header and header.codec not in containers.CODECS:
             problem = f"holds {header.codec_name} in {header.container}; convert it to 16-bit PCM"
+        problem = problem or (header and header.problem())
         if problem:
             raise AudioError(f"{path}: {problem}")
         with soundfile.SoundFile(BytesIO(content) if content else os.fsencode(path)) as file:  # bytes: of any encoding
@@ -92,8 +95,6 @@ def read_samples(path, start=0.0, end=inf):
             if not SAMPLE_RATES[0] <= file.samplerate <= SAMPLE_RATES[1]:
                 raise AudioError(f"{path}: its header claims {file.samplerate} Hz; replace the file")
             frames = header.without_padding(file.frames) if header else file.frames
-            if problem := header and header.problem(file.frames, file.samplerate):
-                raise AudioError(f"{path}: {problem}")
             first, last = part_of(path, frames, file.samplerate, start, end)
             if file.seekable():
                 if first:

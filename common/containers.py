@@ -36,6 +36,8 @@ class WavHeader(NamedTuple):
     container: str
     codec: int  # format tag
     block: int  # samples of a block of a compressed codec, else 0
+    block_bytes: int  # of a block, or of a sample in all channels
+    byte_rate: int  # bytes/s
     fact: int  # samples by the chunk `fact`, else 0
     promised: int | None  # bytes of samples by the header; None: all to the end of the file
     held: int  # bytes from the first sample to the end of the file
@@ -48,14 +50,11 @@ class WavHeader(NamedTuple):
         """Name of the codec."""
         return CODECS.get(self.codec) or OTHER_CODECS.get(self.codec) or f"codec 0x{self.codec:04x}"
 
-    def problem(self, frames, rate):
-        """Text for a header that promises more samples than the file holds, or fewer; else None.
-
-        `frames` and `rate` (Hz) are those that libsndfile finds.
-        """
+    def problem(self):
+        """Text for a header that promises more samples than the file holds, or fewer; else None."""
         if self.promised is None:
             return None
-        slack = SLACK * rate * min(self.promised, self.held) / frames if frames else 1  # bytes
+        slack = max(1, SLACK * self.byte_rate)  # bytes
         missing = self.promised - self.held
         is_of_file = self.promised in (self.size, self.size - 8)  # written instead of the samples' size
         if missing > 0 and not is_of_file and not (self.is_whole and missing < slack):
@@ -72,13 +71,16 @@ class WavHeader(NamedTuple):
 
     def without_padding(self, frames):
         """Number of samples without those that fill up the last block of a compressed codec."""
-        return self.fact if 0 <= frames - self.fact <= self.block else frames
+        if not self.block or self.promised is None:
+            return frames
+        frames = min(frames, min(self.promised, self.held) // max(1, self.block_bytes) * self.block)
+        return self.fact if 0 <= frames - self.fact < self.block else frames
 
 
 def read_wav_header(file):
     """WavHeader of a file opened in binary mode; None for another container, or without samples."""
     size = os.fstat(file.fileno()).st_size
-    head = file.read(40)
+    head = file.read(40).ljust(40, b"\0")
     order = ">" if head[:4] == b"RIFX" else "<"
     if head[:16] == W64_RIFF:
         container, chunks, whole = "W64", _w64_chunks(file, 40, size), struct.unpack("<Q", head[16:24])[0]
@@ -87,7 +89,7 @@ def read_wav_header(file):
         chunks, whole = _riff_chunks(file, 12, size, order), struct.unpack(order + "I", head[4:8])[0] + 8
     else:
         return None
-    codec = block = fact = long_size = 0
+    codec = block = block_bytes = byte_rate = fact = long_size = 0
     for name, start, length in chunks:
         file.seek(start)
         content = file.read(min(length, 40)).ljust(40, b"\0")
@@ -95,7 +97,8 @@ def read_wav_header(file):
             whole, long_size = struct.unpack("<QQ", content[:16])
             whole += 8
         elif name == b"fmt ":
-            codec, bits, block = (struct.unpack(order + "H", content[i : i + 2])[0] for i in (0, 14, 18))
+            codec, _, rate, byte_rate, block_bytes, bits, _, block = struct.unpack(order + "HHIIHHHH", content[:20])
+            byte_rate = min(byte_rate, rate * block_bytes)
             if codec == EXTENSIBLE:
                 codec = struct.unpack(order + "H", content[24:26])[0]
             if bits >= 8:  # PCM and the like
@@ -109,7 +112,9 @@ def read_wav_header(file):
                 promised = None
             elif start + promised < size:
                 behind = _bytes_behind(file, start + promised, size, container, order)
-            return WavHeader(container, codec, block, fact, promised, size - start, behind, whole == size, size)
+            return WavHeader(
+                container, codec, block, block_bytes, byte_rate, fact, promised, size - start, behind, whole == size, size
+            )
     return None
 
 

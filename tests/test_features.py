@@ -219,7 +219,8 @@ BROKEN = {
     "rate of 1 Hz": (lambda path: (write(path), edit(path, 24, struct.pack("<I", 1))), "1 Hz"),
     "another format": (lambda path: write(path, format="AIFF"), "AIFF"),
     "text": (lambda path: path.write_text("this is no recording\n" * 100), "cannot be read"),
-    "not seekable": (lambda path: soundfile.write(path, noise(8000), 8000, subtype="GSM610"), ""),
+    "two samples": (lambda path: soundfile.write(path, noise(2), 16000), "window"),
+    "start of W64": (lambda path: path.write_bytes(b"riff.\x91\xcf\x11\xa5\xd6(\xdb\x04\xc1\x00\x00"), "cannot be read"),
 }
 
 
@@ -239,11 +240,13 @@ def test_a_recording_too_long_for_the_memory_is_refused_in_a_line(tmp_path, monk
     write(path := tmp_path / "long.flac")
     data = path.read_bytes()
     edit(path, 21, bytes([data[21] | 0x0F]) + b"\xff" * 4)  # promises the most samples of a FLAC, 256 GiB
-    with pytest.raises(AudioError, match=f"^{path}: is too long for this machine's memory; cut it into parts$"):
-        features.extract(path, TFT)
+    for behind in (b"", b"tag"):  # with this, its last frame is not recognised
+        path.write_bytes(path.read_bytes() + behind)
+        with pytest.raises(AudioError, match="is too long for this" if behind else "promises 68719476735 samples"):
+            features.extract(path, TFT)
     path.write_bytes(data)
     monkeypatch.setattr(features, "log_mel", Mock(side_effect=MemoryError))
-    with pytest.raises(AudioError, match="is too long"):
+    with pytest.raises(AudioError, match=f"^{path}: is too long for this machine's memory; cut it into parts$"):
         features.extract(path, TFT)
 
 
@@ -296,6 +299,48 @@ def test_a_recording_changed_in_time_content_or_size_is_read_again(samples, nano
     after = features.load(root, NAMES, TFT, cache)
     check(after, root, cached=False)
     assert after.digest != before.digest
+
+
+@pytest.mark.parametrize("read_again", [True, False])
+def test_a_time_of_whole_seconds_is_not_trusted(read_again, root, cache, monkeypatch):
+    """Images such as squashfs hold no time of change but the seconds that their maker chose."""
+    before, stat = features.load(root, NAMES, TFT, cache), Path.stat
+    seconds = 0 if read_again else 1  # ns behind the whole second
+
+    class Status:
+        st_size, st_mtime_ns, st_ctime_ns, st_mode = 26_286, 10**9, 10**9 + seconds, (root / "c.wav").stat().st_mode
+
+    monkeypatch.setattr(Path, "stat", lambda path, **more: Status() if path.name == "c.wav" else stat(path, **more))
+    features.load(root, NAMES, TFT, cache)
+    soundfile.write(root / "c.wav", noise(13_121, 99), 16000)
+    after = features.load(root, NAMES, TFT, cache)
+    assert after.cached is not read_again and (after.digest != before.digest) is read_again
+
+
+def test_parts_of_recordings_have_segments_and_a_cache_file_of_their_own(root, cache):
+    whole = features.load(root, NAMES, TFT, cache)
+    parts = [("c.wav", 0.25, 0.5), "b.flac", ("c.wav", 0.25, 0.6), ("wav/mit Lücke ä.wav", 0, math.inf)]
+    loaded = features.load(root, parts, TFT, cache)
+    wave = features.read_audio(root / "c.wav")
+    expected = [features.log_mel(wave[4_000:8_000], TFT), features.extract(root / "b.flac", TFT)[0],
+                features.extract(root / "c.wav", TFT, 0.25, 0.6)[0], whole.segments[:3]]  # fmt: skip
+    np.testing.assert_array_equal(loaded.segments, np.concatenate(expected))
+    assert loaded.seconds.tolist() == [0.25, 500 / 16_000, 0.35, 30_000 / 16_000]
+    assert loaded.file_digests[0] == loaded.file_digests[2] == whole.file_digests[2]
+    assert features.load(root, parts, TFT, cache).cached
+    for other in (0.4, math.inf):
+        changed = features.load(root, [("c.wav", 0.25, other), *parts[1:]], TFT, cache)
+        assert not changed.cached and changed.digest != loaded.digest
+    with pytest.raises(AudioError, match=r"c\.wav: 0\.00 to 2\.00 s is asked for, and it has 0\.82 s"):
+        features.load(root, [("c.wav", 0, 2)], TFT, cache)
+
+
+def test_recordings_with_the_same_samples_are_found_in_what_was_loaded(root, cache):
+    soundfile.write(root / "copy.flac", soundfile.read(root / "c.wav")[0], 16000, subtype="PCM_24")
+    names = [*NAMES, "copy.flac", ("c.wav", 0.25, 0.5), ("copy.flac", 0.25, 0.5)]
+    for _ in range(2):  # from the recordings, from the cache
+        loaded = features.load(root, names, TFT, cache)
+        assert features.same_samples(root, names, loaded).tolist() == [0, 1, 2, 2, 4, 4]
 
 
 CHANGES = dict(frames=128, pre_emphasis=0.0, sample_rate=16_001, win_length=400, hop_length=80, n_fft=1024, n_mels=40,

@@ -4,6 +4,7 @@ python -m pytest tests/test_protocols.py
 """
 
 import csv
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -128,7 +129,7 @@ def test_lines_that_do_not_belong_to_an_iemocap_dialogue_are_refused(session, tu
     ("casia", ("wangzhe/sad/201.wav", "Wangzhe/sad/202.wav"), ("wangzhe", "Wangzhe")),
     ("casia", ("wangzhe/sad/201.wav", "wangzhe/sad/201.flac"), ("wangzhe/sad/201", "2 times")),
     ("casia", (), ("casia", "<speaker>/<emotion>")),
-    ("iemocap", ("wav/03a01Fa.wav",), ("iemocap", "EmoEvaluation")),
+    ("iemocap", ("wav/03a01Fa.wav",), ("iemocap", "Session1/dialog/EmoEvaluation", "Session1/sentences/wav")),
     ("emodb", ("wav/03a01Xa.wav",), ("03a01Xa.wav",)),
     ("ravdess", ("Actor_01/03-01-05-01-01-01-02.wav",), ("Actor_01/03-01-05-01-01-01-02.wav",)),
 ])  # fmt: skip
@@ -151,28 +152,120 @@ def test_a_manifest_may_come_from_a_spreadsheet(tmp_path):
 
 @pytest.mark.parametrize("text, words", [
     ("path,emotion,speaker|a.wav,sad,S1|b.wav, ,S1", ("own.csv, line 3", "empty")),
-    ("path,emotion,speaker|a,b.wav,sad,S1", ("own.csv, line 2", "quotes")),
-    ('path,emotion,speaker|a.wav,sad,"S1|b.wav,happy,S2', ("own.csv, line", "quotes")),
-    ('path,emotion,speaker|a.wav,"s\nad",S1', ("own.csv, line 3", "line break")),
-    ("path,label,speaker|a.wav,sad,S1", ("own.csv", "column emotion")),
-    ("path,emotion,speaker,speaker|a.wav,sad,S1,S2", ("own.csv", "two columns")),
-    ("path;emotion;speaker|a.wav;sad;S1", ("own.csv", "emotion, path, speaker")),
-    ("path,emotion,speaker|wav/../../a.wav,sad,S1", ("own.csv, line 2", "wav/../../a.wav")),
-    ("path,emotion,speaker|a.wav,sad,S1|link/a.wav,sad,S2", ("own.csv, line 3", "link/a.wav")),
+    ("path,emotion,speaker|wav/../../a.wav,sad,S1", ("own.csv, line 2", "wav/../../a.wav", "--root")),
+    ("path,emotion,speaker|/etc/a.wav,sad,S1", ("own.csv, line 2", "/etc/a.wav", "--root")),
     ("path,emotion,speaker|a.wav,sad,S1|x/.././a.wav,happy,S2", ("a.wav", "2 times")),
     ("path,emotion,speaker|a.wav,sad,anna|b.wav,happy,Anna", ("anna", "Anna")),
     ("path,emotion,speaker|a.wav,sad,J\u00fcrgen|b.wav,happy,Ju\u0308rgen", ("J\u00fcrgen",)),
     ("path,emotion,speaker|a.wav,sad,S1|b.wav,sad,S2", ("only the class sad",)),
     ("path,emotion,speaker|a.wav,sad,S1|b.wav,utterance,S2", ("class", "utterance", "rename")),
+    ("path,emotion,speaker", ("holds no utterance",)),
+    ("path,emotion,speaker,start,end|a.wav,sad,S1,0,1|a.wav,happy,S1,0,1", ("a.wav#0.00-1.00", "2 times")),
+    ("path,emotion,speaker,start,end|a.wav,sad,S1,1,1", ("own.csv, line 2",)),
 ])  # fmt: skip
 def test_a_faulty_manifest_is_refused_by_line_or_name(text, words, tmp_path):
-    (root := tmp_path / "root").mkdir()
-    (root / "link").symlink_to(tmp_path)
-    refusal(DatabaseError, open_database, write(tmp_path / "own.csv", text.split("|")), root, words=words)
+    refusal(DatabaseError, open_database, write(tmp_path / "own.csv", text.split("|")), tmp_path, words=words)
 
 
-def test_a_manifest_that_is_missing_or_not_utf8_is_named(tmp_path):
-    assert "own.csv: no such file" in refusal(DatabaseError, open_database, str(tmp_path / "own.csv"))
+@pytest.mark.parametrize("first, second", [
+    ("3", "03"), ("3", "3.0"), ("03", "3.0"), ("3", "003"), ("S3", "S03"), ("spk_3", "spk_03"), ("3F", "03F"), ("S 3", "S  3"),
+    ("3", "\uff13"),
+])  # fmt: skip
+@pytest.mark.parametrize("column", ["speaker", "emotion", "session"])
+def test_two_spellings_of_a_number_are_refused(first, second, column, tmp_path):
+    values = dict(speaker=("S1", "S2"), emotion=("sad", "happy"), session=("x", "y")) | {column: (first, second)}
+    rows = [f"{i}.wav,{','.join(row)}" for i, row in enumerate(zip(*values.values()))]
+    path = write(tmp_path / "own.csv", ("path,speaker,emotion,session", *rows))
+    assert f"{column} {min(first, second)} and {max(first, second)}" in refusal(DatabaseError, open_database, path)
+
+
+def test_numbers_that_differ_are_speakers_of_their_own(tmp_path):
+    speakers = ["3", "30", "3.1", "13", "103", "0", "10", "S3", "S30", "1.05", "1.5"]
+    assert len(set(database_of(tmp_path, speakers).speakers)) == len(speakers)
+
+
+# -------------------------------------------------------------------------------- paths of a manifest
+
+
+def test_a_path_is_judged_as_it_is_written_and_links_are_their_owners(tmp_path):
+    touch(tmp_path, "blobs/x", "root/b.wav")
+    root = tmp_path / "root"
+    (root / "a.wav").symlink_to("../blobs/x")
+    (root / "clips").symlink_to("../blobs")
+    (tmp_path / "alias").symlink_to("root")
+    rows = ("a.wav", "clips/x", f"{root}/b.wav", f"{tmp_path}/alias/c.wav", "x/../d.wav", "clips\\y.wav")
+    touch(tmp_path, "blobs/y.wav")
+    lines = (f"{path},{'ab'[i % 2]},S{i % 2}" for i, path in enumerate(rows))
+    database = open_database(write(root / "own.csv", ("path,emotion,speaker", *lines)))
+    assert database.paths == ["a.wav", "clips/x", "b.wav", "c.wav", "d.wav", "clips/y.wav"]
+    assert database.ids == ["a.wav", "clips/x", "b.wav", "c.wav", "x/../d.wav", "clips\\y.wav"]  # absolute ones: relative
+
+
+def test_names_on_disk_are_found_however_they_are_composed_or_encoded(tmp_path):
+    touch(tmp_path, "a\u0308/u\u0308.wav", os.fsdecode(b"\xcd\xf5\xd5\xdc/1.wav"))
+    rows = ("\u00e4/\u00fc.wav,sad,S1", "\u738b\u54f2/1.wav,happy,S2", "gone.wav,sad,S2")
+    database = open_database(write(tmp_path / "own.csv", ("path,emotion,speaker", *rows)))
+    assert database.paths == ["a\u0308/u\u0308.wav", os.fsdecode(b"\xcd\xf5\xd5\xdc/1.wav"), "gone.wav"]
+    assert database.ids == ["\u00e4/\u00fc.wav", "\u738b\u54f2/1.wav", "gone.wav"]
+
+
+def test_names_of_folders_that_are_no_utf8_become_text(tmp_path):
+    touch(tmp_path, *(os.fsdecode(speaker) + f"/{emotion}/201.wav" for speaker in (b"\xcd\xf5", b"\xc1\xf5")
+                      for emotion in ("sad", "fear")))  # fmt: skip
+    database = open_database("casia", tmp_path, partial=True)
+    assert set(database.speakers) == {"\\xcd\\xf5", "\\xc1\\xf5"} and "\\xcd\\xf5/sad/201" in database.ids
+    assert os.fsdecode(b"\xcd\xf5/sad/201.wav") in database.paths
+    assert all(text.isascii() for text in database.ids) and len(database.digest) == 64
+
+
+# ----------------------------------------------------------------------------- parts of recordings
+
+
+def test_a_part_is_an_utterance_with_times_and_a_name_of_its_own(tmp_path):
+    rows = ("a.wav,sad,S1,0,1.5", "a.wav,happy,S1,1.5,", "a.wav,sad,S1,0.125,1", "b.wav,sad,S2,,")
+    path = write(tmp_path / "own.csv", ("path,emotion,speaker,start,end", *rows))
+    database = open_database(path)
+    assert database.ids == ["a.wav#0.00-1.50", "a.wav#1.50-end", "a.wav#0.125-1.00", "b.wav"]
+    parts = [("a.wav", 0, 1.5), ("a.wav", 1.5, np.inf), ("a.wav", 0.125, 1), ("b.wav", 0, np.inf)]
+    assert database.recordings == parts and database.paths == ["a.wav"] * 3 + ["b.wav"]
+    moved = [row.replace("1.5,", "1.4,") for row in rows]
+    other = open_database(write(tmp_path / "own.csv", ("path,emotion,speaker,start,end", *moved)))
+    assert other.digest != database.digest
+    whole = open_database(write(tmp_path / "own.csv", ROWS))
+    assert whole.starts is whole.ends is None and whole.recordings == whole.paths
+
+
+def parts_of(folder, *rows):
+    """A database of parts "file speaker start end"."""
+    lines = (f"{path}.wav,{'ab'[i % 2]},{speaker},{start},{end}" for i, (path, speaker, start, end) in
+             enumerate(row.split(" ") for row in rows))  # fmt: skip
+    return open_database(write(folder / "own.csv", ("path,emotion,speaker,start,end", *lines)))
+
+
+def test_speakers_that_share_most_of_a_part_are_refused_and_less_is_noted(tmp_path):
+    for rows, shared in ((("x A 0 1", "x B 0.4 1.4"), "0.60 s"), (("x A 0 9", "x B 1 2"), "1.00 s"),
+                         (("x A  ", "x B 1 2"), "1.00 s"), (("x A 3 4", "x C 7 8", "x B 3 "), "1.00 s"),
+                         (("x A 0 5", "x A 1 5", "x B 4.5 5"), "0.50 s")):  # fmt: skip
+        database = parts_of(tmp_path, *rows)
+        digests = ["same"] * len(rows)
+        words = (f"share {shared} of a recording", "keep the one")
+        refusal(DatabaseError, protocols.refuse_shared_recordings, database, digests, words=words)
+        protocols.refuse_shared_recordings(database, range(len(rows)))  # of files of their own
+    database = parts_of(tmp_path, "x A 1 ", "x B 2 ", "y B 0 1")
+    refusal(DatabaseError, protocols.refuse_shared_recordings, database, ["x", "x", "y"], words=("share the end",))
+    database = parts_of(tmp_path, "x A 0 1", "x B 0.9 2", "x A 2 3", "y A 0 1", "y A 0.5 1")
+    digests = ["x"] * 3 + ["y"] * 2
+    protocols.refuse_shared_recordings(database, digests)
+    (note,) = protocols.overlapping_parts(database, digests)
+    assert "x.wav#0.00-1.00 of A and x.wav#0.90-2.00 of B share 0.10 s" in note
+
+
+def test_a_manifest_that_is_missing_or_not_utf8_is_named(tmp_path, monkeypatch):
+    assert "own.csv: no such file; give its path" in refusal(DatabaseError, open_database, str(tmp_path / "own.csv"))
+    assert "abc.csv: no such file" in refusal(DatabaseError, open_database, "abc", tmp_path)
+    path = write(tmp_path / "folder/own.csv", ROWS)
+    monkeypatch.chdir(tmp_path)
+    assert refusal(DatabaseError, open_database, "own.csv", tmp_path / "folder").endswith(f"use --db {path}")
     (tmp_path / "own.csv").write_bytes("path,emotion,speaker\na.wav,sad,Jürgen\n".encode("latin-1"))
     assert "own.csv: cannot be read as text" in refusal(DatabaseError, open_database, str(tmp_path / "own.csv"))
 
@@ -184,6 +277,23 @@ def test_the_root_is_a_folder_of_the_database_or_next_to_the_manifest_and_may_be
     assert open_database(write(tmp_path / "own.csv", ROWS)).root == tmp_path
     (tmp_path / "link").symlink_to("casia")
     assert len(open_database(write(tmp_path / "own.csv", ROWS), tmp_path / "link").ids) == 4
+
+
+@pytest.mark.parametrize("name, paths, root, words", [
+    ("iemocap", ["IEMOCAP_full_release/Session1/x"], ".", "IEMOCAP_full_release looks like"),
+    ("iemocap", ["deep/IEMOCAP/Session2/x"], ".", "deep/IEMOCAP looks like"),
+    ("iemocap", ["IEMOCAP/Session1/dialog/EmoEvaluation/x"], "IEMOCAP/Session1", "IEMOCAP looks like"),
+    ("iemocap", ["IEMOCAP/Session1/dialog/EmoEvaluation/x"], "IEMOCAP/Session1/dialog/EmoEvaluation", "IEMOCAP looks like"),
+    ("iemocap", ["Session1/x"], ".", "expected: `Session1"), ("iemocap", ["x"], ".", "expected: `Session1"),
+    ("casia", ["CASIA/database/wangzhe/angry/201.wav"], ".", "CASIA/database looks like"),
+    ("casia", ["CASIA/wangzhe/angry/201.wav"], "CASIA/wangzhe", "CASIA looks like"),
+    ("emodb", ["emo/wav/03a01Fa.wav"], ".", "emo looks like"), ("emodb", ["emo/wav/03a01Fa.wav"], "emo/wav", "emo looks like"),
+    ("ravdess", ["RAVDESS/Actor_01/03-01-05-01-01-01-01.wav"], ".", "RAVDESS looks like"),
+])  # fmt: skip
+def test_a_root_near_the_given_one_is_recognised(name, paths, root, words, tmp_path):
+    touch(tmp_path, *paths)
+    line = refusal(DatabaseError, open_database, name, tmp_path / root)
+    assert words in line and (f"; use --root {tmp_path}" not in line.replace(words, "")) == ("expected" in words)
 
 
 @pytest.mark.parametrize("db, root, words", [
@@ -204,8 +314,10 @@ def test_the_digest_depends_on_names_emotions_and_speakers_not_on_the_folder(tmp
 def test_a_recording_that_two_speakers_share_is_refused(tmp_path):
     database = open_database(write(tmp_path / "own.csv", ROWS))
     protocols.refuse_shared_recordings(database, ["x", "x", "y", "z"])  # both of S1
-    with pytest.raises(DatabaseError, match=r"own: a\.wav of S1 and d\.wav of S2 are the same recording"):
-        protocols.refuse_shared_recordings(database, ["x", "y", "z", "x"])
+    for digests, same in ((["x", "y", "z", "x"], ()), (["x", "y", "z", "d"], [0, 1, 2, 0])):  # bytes; samples
+        with pytest.raises(DatabaseError, match=r"own: a\.wav of S1 and d\.wav of S2 are the same recording"):
+            protocols.refuse_shared_recordings(database, digests, same)
+    protocols.refuse_shared_recordings(database, ["w", "x", "y", "z"], [0, 0, 2, 3])
 
 
 # ------------------------------------------------------------------------------------------- folds
@@ -237,7 +349,7 @@ def test_impossible_protocols_are_refused(sessions, words, tmp_path):
 
 
 def test_folds_are_in_natural_order_and_selected_by_number_then_by_name(tmp_path):
-    for ordered in (("S2b", "S2c", "S10a"), ("9", "10", "Anna"), ("01", "1", "02")):
+    for ordered in (("S2b", "S2c", "S10a"), ("9", "10", "Anna"), ("01", "2", "03")):
         for names in (ordered, ordered[::-1]):
             assert tuple(fold.name for fold in make_folds(database_of(tmp_path, names))) == ordered
     folds = make_folds(database_of(tmp_path, ["10", "2", "3"]))
