@@ -69,8 +69,9 @@ def train(options):
     features_of = {name: data.load_features(database, front_end) for name, front_end in front_ends.items()}
     jobs = scheduler.own_share_first(scheduler.make_jobs(options, database, chosen, features_of), rank, count)
     for job in jobs:
-        scheduler.remove_leftovers(job)
-    pending = [job for job in jobs if not scheduler.is_finished(job)]
+        scheduler.remove_leftovers(job, database)
+    pending = [job for job in jobs if not scheduler.is_finished(job, database)]
+    scheduler.refuse_mixed_rows(pending, database)
     if len(pending) < len(jobs):
         print(f"{database.name}: {len(jobs) - len(pending)} of {len(jobs)} folds are already done")
     runs.write_index(options.runs, database)

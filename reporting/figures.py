@@ -315,7 +315,10 @@ def make_speakers(options, database, models):
     """WAR of each tested speaker, of all models that have finished folds."""
     shown, pooled, results, damaged = {}, {}, {}, []
     for model in models:
-        found, notes = load(options, database, model, [options.track])
+        try:
+            found, notes = load(options, database, model, [options.track])
+        except runs.RunError as error:  # folds of other settings
+            found, notes = {}, [f"{model} left out: {error}"]
         damaged += [note for note in notes if note not in damaged]
         if found:
             results[model], folds = found[options.track]

@@ -172,8 +172,19 @@ def summarize(by_seed):
 
 
 def summarize_all(found):
-    """(database, model) -> Summary, of the folds that `collect` found."""
-    return {key: summarize(by_seed) for key, by_seed in found.items()}
+    """(database, model) -> Summary, of the folds that `collect` found, and a line for each model that is left out.
+
+    RunError where none is left.
+    """
+    summaries, problems = {}, []
+    for key, by_seed in found.items():
+        try:
+            summaries[key] = summarize(by_seed)
+        except RunError as error:  # folds of other settings
+            problems.append(f"{' '.join(key)} left out: {error}")
+    if problems and not summaries:
+        raise RunError("; ".join(problems))
+    return summaries, problems
 
 
 def comparable_seeds(by_seed):

@@ -79,33 +79,81 @@ def make_jobs(options, database, folds, features_of):
     return jobs
 
 
-def is_finished(job):
-    """True if the fold is done with these settings; RunError if it would cost work done with others."""
-    if not (job.folder / "config.json").exists():
-        return False
-    try:
-        found = runs.read_config(job.folder).settings
-    except runs.RunError:  # cut short or damaged: trained again
+def is_finished(job, database=None):
+    """True if the fold is done with these settings; RunError if it would cost work done with others.
+
+    With the database the message can tell another order of the same utterances.
+    """
+    found = settings_at(job.folder)
+    if found is None:
         return False
     names = {**config.OPEN_SETTINGS, **found, **job.settings}
     different = [name for name in names if job.settings.get(name) != found.get(name)]
     done = runs.is_done(job.folder)
     if different and (done or (job.folder / runs.STATE_FILE).exists()):
-        name = different[0]
-        default = config.default_of(name, job.settings["model"]) if name in config.OPEN_SETTINGS else None
-        descriptions = {"utterances": "other utterances, labels or speakers", "recordings": "other recordings"}
-        values = f"{name} {found.get(name, default)}, not {job.settings.get(name, default)}"
         raise runs.RunError(
-            f"{job.folder}: holds a run with {descriptions.get(name, values)}; choose another --runs, or remove that folder"
+            f"{job.folder}: holds a run with {difference(job, found, different[0], database)}; "
+            "choose another --runs, or remove that folder"
         )
     return done
 
 
-def remove_leftovers(job):
+def settings_at(folder):
+    """Settings of the run in a fold's folder; None without one, and where its file is damaged: it is trained again."""
+    if not (folder / "config.json").exists():
+        return None
+    try:
+        return runs.read_config(folder).settings
+    except runs.RunError:
+        return None
+
+
+def difference(job, found, name, database=None):
+    """Text for the setting `name`, in that the settings `found` of another run differ from those of a job."""
+    if name == "recordings":
+        return "other recordings"
+    if name == "utterances":
+        with contextlib.suppress(runs.RunError, AttributeError):
+            before = runs.read_index(job.folder.parents[4], database.name, found[name])
+            emotions = [database.classes[label] for label in database.labels]
+            rows = zip(database.ids, emotions, database.speakers.tolist(), database.sessions.tolist())
+            if sorted(map(tuple, rows)) == sorted(tuple(row[column] for column in runs.INDEX_COLUMNS) for row in before):
+                path = runs.index_path(job.folder.parents[4], database.name, found[name])
+                return f"the same utterances in another order (sort the manifest like {path.name} to go on)"
+        return "other utterances, labels or speakers"
+    default = config.default_of(name, job.settings["model"]) if name in config.OPEN_SETTINGS else None
+    return f"{name} {found.get(name, default)}, not {job.settings.get(name, default)}"
+
+
+def refuse_mixed_rows(jobs, database=None):
+    """Raise RunError if a finished or begun fold next to those of the jobs was trained with other settings.
+
+    A row of a table holds all folds and seeds of a model, so that it would be left out.
+    """
+    first = {}  # (model, track) -> job; folder 0 is of no table
+    for job in jobs:
+        if job.fold.number:
+            first.setdefault((job.folder.parents[1], job.settings["track"]), job)
+    for (protocol_folder, track), job in first.items():
+        ending = "-validation" if track == "validation" else ""
+        for folder in sorted(protocol_folder.glob(f"seed*/fold*{ending}")):
+            is_of_track = folder.name.endswith("-validation") == bool(ending)
+            if not is_of_track or not any((folder / name).exists() for name in (runs.DONE_FILE, runs.STATE_FILE)):
+                continue
+            found = settings_at(folder)
+            different = runs.different_settings(found, job.settings) if found else []
+            if different:
+                raise runs.RunError(
+                    f"{folder}: was trained with {difference(job, found, different[0], database)}, and a table "
+                    "does not mix them; give the same to all folds and seeds, or choose another --runs"
+                )
+
+
+def remove_leftovers(job, database=None):
     """Remove what a process that was killed after it had finished the fold has left."""
-    if runs.lock_path(job.folder).exists() or (runs.leftovers(job.folder) and is_finished(job)):
+    if runs.lock_path(job.folder).exists() or (runs.leftovers(job.folder) and is_finished(job, database)):
         with runs.try_lock_fold(job.folder) as locked:
-            if locked and is_finished(job):
+            if locked and is_finished(job, database):
                 runs.remove_leftovers(job.folder)
 
 
@@ -325,7 +373,7 @@ class FoldScheduler:
         """Begin or resume a fold, if no other process has it."""
         with contextlib.ExitStack() as lock:
             locked = lock.enter_context(runs.try_lock_fold(job.folder))
-            if not locked or is_finished(job):  # by another process, meanwhile
+            if not locked or is_finished(job, self.database):  # by another process, meanwhile
                 return
             data_of_job, engine = self.data_of(job), self.engines[job.settings["model"]]
             deterministic = self.device == "cpu" or self.options.deterministic
