@@ -225,13 +225,31 @@ def test_a_recording_of_two_speakers_is_refused(copy, tmp_path, capsys):
     assert "are the same recording" in capsys.readouterr().err
 
 
-def test_a_recording_shorter_than_a_frame_is_scored(copy, tmp_path):
+def test_a_recording_of_a_single_window_is_scored_and_a_shorter_one_refused(copy, tmp_path, capsys):
     short = copy / "wav" / "S2" / "happy_01.wav"
     wave, rate = soundfile.read(short)
-    soundfile.write(short, wave[2000:2100], rate)
+    soundfile.write(short, wave[2000:2320], rate)
     assert run_train(copy / "small.csv", tmp_path) == 0
     fold = runs.read_fold(folder_of(tmp_path))
     assert "wav/S2/happy_01.wav" in fold.ids and len(fold.ids) == 6
+    soundfile.write(short, wave[2000:2319], rate)
+    assert run_train(copy / "small.csv", tmp_path) == cli.EXIT_DATA
+    assert "happy_01.wav: has 19.9 ms, less than a window" in capsys.readouterr().err
+
+
+def test_parts_of_recordings_are_trained_on_and_named_by_their_times(copy, tmp_path, capsys):
+    lines = (copy / "small.csv").read_text().splitlines()[1:]
+    rows = [f"{line},{start},{start + 0.15}" for line in lines for start in (0, 0.15)]
+    (copy / "small.csv").write_text("\n".join(["path,emotion,speaker,start,end", *rows]) + "\n")
+    assert run_train(copy / "small.csv", tmp_path) == 0
+    fold = runs.read_fold(folder_of(tmp_path))
+    assert len(fold.ids) == 12 and "wav/S2/happy_01.wav#0.15-0.30" in fold.ids
+    assert runs.read_config(folder_of(tmp_path)).database.seconds == pytest.approx(48 * 0.15)
+    with open(copy / "small.csv", "a") as file:  # most of a part of S1, through a link
+        file.write(f"wav/S9/{lines[0].split('/')[2].replace('S1', 'S2')},0.05,0.2\n")
+    (copy / "wav/S9").symlink_to("S1")
+    assert run_train(copy / "small.csv", tmp_path) == cli.EXIT_DATA
+    assert "share 0.10 s of a recording" in capsys.readouterr().err
 
 
 def test_two_speakers_are_too_few_for_the_validation_track(copy, tmp_path, capsys):
@@ -243,9 +261,42 @@ def test_two_speakers_are_too_few_for_the_validation_track(copy, tmp_path, capsy
     assert run_train(manifest, tmp_path) == 0
 
 
-def test_results_of_other_settings_do_not_mix_in_a_row(manifest, tmp_path, capsys):
+def test_folds_of_other_settings_are_refused_before_they_are_trained(manifest, tmp_path, capsys):
     assert run_train(manifest, tmp_path, "--fold", 1, "--epochs", 1) == 0
-    assert run_train(manifest, tmp_path, "--fold", 2, "--epochs", 2) == 0
+    for other in (("--fold", 2), ("--fold", 1, "--seed", 1), ("--fold", "all", "--seed", "1-2", "--track", "all")):
+        assert run_train(manifest, tmp_path, *other, "--epochs", 2) == cli.EXIT_USAGE
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and "fold1: was trained with epochs 1, not 2" in error and "another --runs" in error
+    assert not folder_of(tmp_path).exists() and not folder_of(tmp_path, number=1, seed=1).exists()
+    assert run_train(manifest, tmp_path, "--fold", 2, "--epochs", 1) == 0
+    assert run_train(manifest, tmp_path, "--fold", "none", "--epochs", 2) == 0  # of no table
+
+
+def test_a_model_of_mixed_folds_is_left_out_of_the_tables_and_the_others_are_shown(manifest, tmp_path, capsys):
+    for number in (1, 2):
+        results = tmp_path / str(number)
+        assert run_train(manifest, results, "--fold", number, "--epochs", number) == 0
+    folder_of(tmp_path / "2", number=2).rename(folder_of(tmp_path / "1", number=2))
     capsys.readouterr()
-    assert command(evaluate.main, "--runs", tmp_path) == cli.EXIT_USAGE
-    assert "epochs" in capsys.readouterr().err
+    assert command(evaluate.main, "--runs", tmp_path / "1") == cli.EXIT_USAGE
+    assert "small atnn left out: " in capsys.readouterr().err
+    assert run_train(manifest, tmp_path / "1", "--model", "afnn", "--fold", 1, "--epochs", 1) == 0
+    capsys.readouterr()
+    assert command(evaluate.main, "--runs", tmp_path / "1", "--db", "small") == 0
+    shown = capsys.readouterr()
+    assert "AFNN" in shown.out and "ATNN" not in shown.out
+    assert shown.err.count("\n") == 1 and "fold2: differs from" in shown.err and "in epochs" in shown.err
+
+
+def test_the_same_rows_in_another_order_are_told_as_such(manifest, tmp_path, capsys):
+    (tmp_path / "root").mkdir()
+    turned = tmp_path / "root/small.csv"
+    header, *rows = manifest.read_text().splitlines()
+    assert run_train(manifest, tmp_path) == 0
+    turned.write_text("\n".join([header, *rows[::-1]]) + "\n")
+    for number in (1, 2):
+        assert run_train(turned, tmp_path, "--root", manifest.parent, "--fold", number) == cli.EXIT_USAGE
+        assert "the same utterances in another order (sort the manifest like utterances-" in capsys.readouterr().err
+    turned.write_text("\n".join([header, *rows[:-1]]) + "\n")
+    assert run_train(turned, tmp_path, "--root", manifest.parent) == cli.EXIT_USAGE
+    assert "other utterances, labels or speakers" in capsys.readouterr().err

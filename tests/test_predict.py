@@ -35,7 +35,9 @@ def trained(corpus, tiny, tmp_path_factory):
         "--model tft-t+f --fold 1", "--model tft-t+f --fold 2", "--model tft-t+f --fold none",
         "--normalization utterance --fold 1", "--normalization segment --fold 1 --seed 1",
     ):  # fmt: skip
-        assert helpers.run_train(corpus / "small.csv", folder, "--quiet", *arguments.split()) == 0
+        runs_folder = folder / "segment" if "segment" in arguments else folder
+        assert helpers.run_train(corpus / "small.csv", runs_folder, "--quiet", *arguments.split()) == 0
+    seed_folder(folder / "segment", "atnn", 1).rename(seed_folder(folder, "atnn", 1))
     return folder
 
 
@@ -140,6 +142,43 @@ def test_the_model_of_all_speakers_is_used_and_no_fold_of_a_table(corpus, traine
 
 
 # ---------------------------------------------------------------------------------------- what is refused
+
+
+def test_what_folders_hold_besides_is_counted_at_the_end(corpus, trained, tmp_path, capsys):
+    wav = corpus / "wav/S1/sad_01.wav"
+    for name in ("in/a.wav", "in/b.FLAC", "in/c.w64", "in/.hidden.wav", "in/.hidden/a.wav", "in/deep/d.wav", "in/x.txt", "else/e.wav",
+                 "in/e.mp3", "in/deep/f.MP3", "in/g.ogg", "in/._h.mp3"):  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(wav.read_bytes())
+    (tmp_path / "in/linked").symlink_to(tmp_path / "else")
+    (tmp_path / "in/link.wav").symlink_to(wav)
+    (tmp_path / "in/deep/loop").symlink_to(tmp_path / "in")
+    rows, errors = predicted(capsys, "--run", seed_folder(trained) / "fold1", tmp_path / "in")
+    names = ["a.wav", "b.FLAC", "c.w64", "deep/d.wav", "link.wav"]
+    assert [row["file"] for row in rows] == [str(tmp_path / "in" / name) for name in names]
+    last = [line.partition(": ")[2] for line in errors[-2:]]
+    assert last[0] == "recordings of other formats not read: .mp3 2, .ogg 1; convert them to WAV or FLAC"
+    links = " ".join(f"{tmp_path}/in/{name}," for name in ("deep/loop", "linked"))
+    assert last[1] == f"linked folders not searched: {links[:-1]}; name them too"
+    rows, errors = predicted(capsys, "--run", seed_folder(trained) / "fold1", tmp_path / "in/linked")  # named, it is
+    assert len(rows) == 1 and not any("not searched" in line or "not read" in line for line in errors)
+
+
+def test_recordings_in_folders_of_any_encoding_are_predicted(corpus, trained, tmp_path, capsys):
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/\xcd\xf5")
+    os.mkdir(folder)
+    shutil.copy(corpus / "wav/S1/sad_01.wav", folder)
+    rows, _ = predicted(capsys, "--run", seed_folder(trained) / "fold1", tmp_path)
+    assert [os.fsencode(row["file"]) for row in rows] == [os.fsencode(folder) + b"/sad_01.wav"]
+
+
+def test_columns_of_wide_characters_stay_in_line(capsys):
+    scores = np.array([0.25, 0.75], np.float32)
+    item = predict.Prediction("a.wav", scores, scores[None], np.array([[0, 1.0]]))
+    predict.print_text([item], ["\u751f\u6c14", "\u60b2"], segments=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert [cli.width(line.rpartition("  ")[0]) for line in lines[:2]] == [17, 17]
+    assert lines[1].startswith("\u60b2    0.250 0.750")
 
 
 def test_unusable_recordings_are_skipped_with_a_line_each(corpus, trained, tmp_path, capsys, monkeypatch):
