@@ -39,7 +39,7 @@ def parse_command_line(arguments=None):
         help="models that the table significance compares (default: tft atfnn)")  # fmt: skip
     add("--track", default="last", choices=(*runs.TRACKS, "all"),
         help="epoch that counts (default: last); --export and --audit take all")  # fmt: skip
-    add("--db", help="one database only: its name, or the path of its manifest .csv")
+    add("--db", help="one database only: its name, or the path of its manifest")
     add("--protocol", choices=protocols.PROTOCOLS,
         help="what our folds leave out (default: speaker; of --export and --audit: all that are there)")  # fmt: skip
     add("--seed", help="seeds to count, such as 0-4 or 0-2,5 (default: all that are there)")

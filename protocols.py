@@ -179,11 +179,10 @@ def read_manifest(root, manifest):
     Paths are relative to `root`, or absolute and within it. A part of a recording is named after its times.
     """
     for row in manifests.read_rows(manifest):
-        path = paths.below(root, row.path) or paths.below(root, row.path.replace("\\", "/"))
+        path = paths.below(root, row.path)
         if path is None:
             raise DatabaseError(
-                f"{row.line}: {row.path} is not in the folder {root}; set --root to one that holds all recordings, "
-                "with paths relative to it"
+                f"{row.line}: {row.path} is not in the folder {root}; give a --root that holds all recordings"
             )
         name, is_part = path if os.path.isabs(row.path) else row.path, row.start > 0 or row.end < inf
         if is_part:

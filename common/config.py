@@ -64,7 +64,7 @@ OF_TFT = tuple(model for model, settings in PAPER_SETTINGS.items() if settings i
 class Options:
     """Options of train.py, a line each; None means the paper's value for the model."""
 
-    db: str = option("synthetic", f"database: {', '.join(protocols.DATABASES)}, or the path of a manifest .csv")
+    db: str = option("synthetic", f"database: {', '.join(protocols.DATABASES)}, or the path of a manifest (.csv, .tsv, .json)")
     root: str = option(None, "folder of the recordings (default: $SER_DATA/<db>, else data/<db>, or a manifest's own)")
     model: str = option("tft", "model to train", choices=(*PAPER_SETTINGS, "all"))
     fold: str = option("all", "fold: 1..K, a speaker or session by name, all, or none: train on everyone, test nobody")

@@ -105,7 +105,8 @@ def read_csv(manifest, text):
             for cells in reader:
                 number = reader.line_num + skipped
                 if any(cell.strip() for cell in cells):
-                    rows.append((f"{manifest}, line {number}", [cell.strip() for cell in cells]))
+                    cells = [cell.replace("\xa0", " ").strip() for cell in cells]  # of spreadsheets
+                    rows.append((f"{manifest}, line {number}", cells))
         except csv.Error as error:
             problem = f"{manifest}, line {reader.line_num + skipped}: {error}; close the quotes around each value"
         header = rows[0][1] if rows else []

@@ -20,8 +20,10 @@ def below(root, path):
     """A path as written, relative to the folder `root` and without `..`; None where it leaves the folder.
 
     Links are not followed: what they point to is their owner's business. An absolute path may reach the folder
-    through a link.
+    through a link. `\\` separates folders where no name holds it.
     """
+    if "\\" in path and not os.path.lexists(os.path.join(root, path)):
+        path = path.replace("\\", "/")
     path = os.path.normpath(path)
     if not os.path.isabs(path):
         return None if path.split(os.sep)[0] == os.pardir else path
@@ -41,13 +43,10 @@ def _same_folder(folder, root):
 def on_disk(root, path):
     """A relative path as the disk spells it: itself where it is there, or where nothing of that name is.
 
-    Finds accents that are composed otherwise, names in the bytes of another encoding, and `\\` between folders.
+    Finds accents that are composed otherwise, and names in the bytes of another encoding.
     """
-    if os.path.lexists(os.path.join(root, path)):
-        return path
-    for written in dict.fromkeys((path, path.replace("\\", "/"))):
-        if found := similar(os.path.join(root, written), spellings):
-            return os.path.relpath(found, root)
+    if not os.path.lexists(os.path.join(root, path)) and (found := similar(os.path.join(root, path), spellings)):
+        return os.path.relpath(found, root)
     return path
 
 

@@ -116,6 +116,34 @@ def test_a_recording_of_two_speakers_is_a_fault(own, run):
     assert "a/sad1.wav of a and copy.wav of b are the same recording" in faults[0]
 
 
+def test_the_same_samples_are_a_fault_of_two_speakers_and_a_note_of_a_single_one(own, run):
+    wave, rate = soundfile.read(own.parent / "a/sad1.wav", dtype="int16")
+    soundfile.write(own.parent / "copy.flac", wave, rate)
+    soundfile.write(own.parent / "copy.wav", wave.astype(np.int32) << 16, rate, subtype="PCM_24")
+    add(own, "copy.flac,happy,a", "copy.wav,sad,b", "gone.wav,sad,b")
+    code, faults, notes, _ = run(own)
+    assert code == FAULT and len(faults) == 2 and "gone.wav: no such recording" in faults[0]
+    assert "a/sad1.wav of a and copy.wav of b are the same recording" in faults[1]
+    assert "a/sad1.wav and copy.flac hold the same samples, of a sad and a happy; keep" in "".join(notes)
+
+
+def test_parts_are_described_by_their_own_length_and_must_lie_inside(own, run):
+    rows = [f"a/sad1.wav,sad,a,{start},{start + 0.9}" for start in (0, 0.1, 0.2)]  # 1.5 s
+    rows += ["b/happy1.wav,happy,b,0,0.5", "b/happy1.wav,happy,c,0.4,1.5", "b/happy1.wav,sad,c,0.5,1.5"]
+    own.write_text("\n".join(["path,emotion,speaker,start,end", *rows]) + "\n")
+    code, faults, notes, lines = run(own)
+    text = "\n".join(lines)
+    assert code == 0 and not faults and "0.50 to 1.10 s, median 0.90 s" in text
+    assert "the shortest b/happy1.wav#0.00-0.50 (0.50 s)" in text
+    assert sum("#0.00-0.50 of b and b/happy1.wav#0.40-1.50 of c share 0.10 s" in note for note in notes) == 1
+    add(own, "a/sad1.wav,sad,a,1.0,1.6", "a/sad1.wav,sad,b,0.5,1.5", "b/sad1.wav,sad,b,0.1,0.11")
+    code, faults, _, _ = run(own)
+    text = "\n".join(faults)
+    assert code == FAULT and "a/sad1.wav: 1.00 to 1.60 s is asked for, and it has 1.50 s" in text
+    assert "a/sad1.wav#0.20-1.10 of a and a/sad1.wav#0.50-1.50 of b share 0.60 s of a recording" in text
+    assert "b/sad1.wav: has 10 ms, less than a window of 20 ms" in text
+
+
 def test_too_few_speakers_and_missing_sessions(own, run):
     rows = own.read_text().splitlines()[1:]
     code, faults, _, _ = run(own, protocol="session")

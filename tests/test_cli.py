@@ -77,6 +77,14 @@ def test_elsewhere_progress_is_a_plain_line_a_minute(is_torchrun, clock, monkeyp
     assert out.getvalue() == "task: 1 %\ntask: 3 %\ntask: done\n"
 
 
+@pytest.mark.parametrize("text, cells", [
+    ("angry", 5), ("", 0), ("\u751f\u6c14", 4), ("\ud654\ub0a8", 4), ("\u3042", 2), ("\uff21", 2), ("\xfc", 1), ("u\u0308", 1), ("\u0e01\u0e34", 1),
+])  # fmt: skip
+def test_texts_fill_cells_of_a_terminal(text, cells):
+    assert cli.width(text) == cells
+    assert cli.ljust(text, 6) == text + (6 - cells) * " " and cli.rjust(text, 6) == (6 - cells) * " " + text
+
+
 def test_durations_are_written_as_clocks_do():
     assert [cli.format_duration(seconds) for seconds in (0, 59.6, 75, 3675)] == ["0:00", "1:00", "1:15", "1:01:15"]
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from saved_runs import ANSWERS, BY_EPOCH, CLASSES, seal, write_run
+from saved_runs import ANSWERS, BY_EPOCH, CLASSES, change, seal, write_run
 
 import features
 import protocols
@@ -223,6 +223,14 @@ def test_maps_are_those_of_the_model_that_tests_the_utterance(model, names, trai
         assert shown.maps[name] == pytest.approx(part.numpy(), abs=1e-5)
 
 
+def test_a_part_of_a_recording_is_explained_by_itself(trained, corpus):
+    fold = fold_of(trained, "atfnn")
+    shown = figures.explain(fold.source, corpus / fold.ids[1], 0.1, 0.25)
+    wave = features.read_audio(corpus / fold.ids[1], start=0.1, end=0.25)
+    np.testing.assert_array_equal(shown.segments, features.log_mel(wave, shown.front_end))
+    assert shown.seconds == pytest.approx(0.15)
+
+
 def test_maps_lie_so_that_what_is_attended_to_meets_the_spectrogram():
     maps = np.arange(2 * 3 * 4 * 4.0).reshape(2, 3, 4, 4)  # (S, heads, queries, keys)
     mean = maps.mean(1)
@@ -279,6 +287,55 @@ def test_the_ending_chooses_the_format(name, start, two_seeds, tmp_path, capsys)
     assert out.read_bytes() == content and [path.name for path in out.parent.glob("*f*")] == [out.name]
 
 
+def make_font(path, family, characters):
+    """Write a font whose characters are squares."""
+    from fontTools.fontBuilder import FontBuilder
+    from fontTools.pens.ttGlyphPen import TTGlyphPen
+
+    names = {ord(character): f"u{ord(character):x}" for character in characters}
+    pen = TTGlyphPen(None)
+    pen.moveTo((100, 0))
+    for point in ((100, 700), (800, 700), (800, 0)):
+        pen.lineTo(point)
+    pen.closePath()
+    order = [".notdef", *names.values()]
+    font = FontBuilder(1000)
+    font.setupGlyphOrder(order)
+    font.setupCharacterMap(names)
+    font.setupGlyf(dict.fromkeys(order, pen.glyph()))
+    font.setupHorizontalMetrics(dict.fromkeys(order, (900, 100)))
+    font.setupHorizontalHeader(ascent=800, descent=-200)
+    font.setupNameTable(dict(familyName=family, styleName="Regular"))
+    font.setupOS2(sTypoAscender=800, sTypoDescender=-200, usWinAscent=800, usWinDescent=200)
+    font.setupPost()
+    font.save(path)
+    return str(path)
+
+
+@pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
+@pytest.mark.filterwarnings("error")
+def test_installed_fonts_are_found_for_names_in_any_script_else_a_line_tells(ending, tmp_path, monkeypatch, capsys):
+    folder = write_run(tmp_path / "runs", ANSWERS[0], name="zh")
+    for path in folder.rglob("fold?"):
+        for name in ("config.json", "predictions.csv"):
+            text = (path / name).read_text().replace("angry", "\u751f\u6c14").replace("fear", "\u60b2\u4f24")
+            (path / name).write_text(text)
+        seal(path)
+    fonts = [make_font(tmp_path / f"{i}.ttf", f"Font {i}", text) for i, text in enumerate(("\u751f\u6c14\u60b2", "\u4f24", "\u60b2"))]
+    (tmp_path / "damaged.ttf").write_text("no font")
+    from matplotlib import font_manager
+
+    arguments = ["--figure", "confusion", "--db", "zh", "--model", "tft", "--runs", folder, "--out", tmp_path / f"f.{ending}"]
+    for number, missing in ((0, "\u4f24 \u60b2 \u6c14 \u751f"), (1, "\u4f24"), (3, "")):
+        found = [*fonts[:number], str(tmp_path / "damaged.ttf")]
+        monkeypatch.setattr(font_manager, "findSystemFonts", lambda found=found: found)
+        assert helpers.command(evaluate.main, *arguments) == 0
+        error = capsys.readouterr().err
+        assert error.count("\n") == bool(missing) and (f"no installed font has {missing}, drawn as boxes" in error or not missing)
+    if ending == "svg":
+        assert "Font 0" in (tmp_path / "f.svg").read_text() and "Font 2" not in (tmp_path / "f.svg").read_text()
+
+
 def test_png_is_small_and_of_the_size_of_the_figure(tmp_path):
     figure = figures.draw_confusion({"ours": np.full((8, 8), 12.5)}, "abcdefgh", "title")
     figures.write(figure, tmp_path / "f.png", figures.PNG_DPI["confusion"])
@@ -302,6 +359,15 @@ def complains(tmp_path, capsys):
         return printed.err
 
     return call
+
+
+def test_a_model_of_mixed_folds_has_no_bars_and_the_others_have(two_seeds, tmp_path, capsys):
+    copy = shutil.copytree(two_seeds, tmp_path / "copy")
+    change(runs.fold_folder(copy, "casia", "atfnn", "speaker", 0, 2), settings__epochs=7)
+    arguments = ["--figure", "speakers", "--db", "casia", "--runs", copy, "--out", tmp_path / "f.png"]
+    assert helpers.command(evaluate.main, *arguments) == 0
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "atfnn left out: " in error and "in epochs" in error
 
 
 def test_mistakes_in_the_command_are_reported(two_seeds, complains, tmp_path):

@@ -154,6 +154,7 @@ def test_a_manifest_may_come_from_a_spreadsheet(tmp_path):
     ("path,emotion,speaker|a.wav,sad,S1|b.wav, ,S1", ("own.csv, line 3", "empty")),
     ("path,emotion,speaker|wav/../../a.wav,sad,S1", ("own.csv, line 2", "wav/../../a.wav", "--root")),
     ("path,emotion,speaker|/etc/a.wav,sad,S1", ("own.csv, line 2", "/etc/a.wav", "--root")),
+    ("path,emotion,speaker|..\\a.wav,sad,S1", ("own.csv, line 2", "..\\a.wav", "--root")),
     ("path,emotion,speaker|a.wav,sad,S1|x/.././a.wav,happy,S2", ("a.wav", "2 times")),
     ("path,emotion,speaker|a.wav,sad,anna|b.wav,happy,Anna", ("anna", "Anna")),
     ("path,emotion,speaker|a.wav,sad,J\u00fcrgen|b.wav,happy,Ju\u0308rgen", ("J\u00fcrgen",)),
@@ -199,6 +200,15 @@ def test_a_path_is_judged_as_it_is_written_and_links_are_their_owners(tmp_path):
     database = open_database(write(root / "own.csv", ("path,emotion,speaker", *lines)))
     assert database.paths == ["a.wav", "clips/x", "b.wav", "c.wav", "d.wav", "clips/y.wav"]
     assert database.ids == ["a.wav", "clips/x", "b.wav", "c.wav", "x/../d.wav", "clips\\y.wav"]  # absolute ones: relative
+
+
+def test_folder_layouts_may_be_links(tmp_path):
+    touch(tmp_path, "blobs/x", *(f"store/{emotion}/201.wav" for emotion in ("sad", "fear")), "Session1/x")
+    (tmp_path / "casia").mkdir()
+    (tmp_path / "casia/wangzhe").symlink_to("../store")
+    touch(tmp_path, "casia/liu/sad/x.txt")
+    (tmp_path / "casia/liu/sad/201.wav").symlink_to("../../../blobs/x")
+    assert open_database("casia", tmp_path / "casia", True).ids == ["liu/sad/201", "wangzhe/fear/201", "wangzhe/sad/201"]
 
 
 def test_names_on_disk_are_found_however_they_are_composed_or_encoded(tmp_path):

@@ -17,7 +17,7 @@ from helpers import command
 from saved_runs import ANSWERS, BY_EPOCH, change, write_run
 
 import evaluate
-from common import runs
+from common import cli, runs
 from reporting import audit, figures, published, significance, tables
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -173,6 +173,13 @@ def test_text_tables_fit_a_terminal(tmp_path, run):
         code, out, _ = run("--runs", tmp_path, *arguments)
         assert code == 0 and re.search(shown, out, re.M), arguments
         assert [line for line in out.splitlines() if len(line) > 80] == []
+
+
+def test_columns_of_wide_characters_stay_in_line():
+    cells = [["\u60b2\u4f24", "-", "6"], ["angry", "10", "7"]]
+    lines = tables.as_text("zh", ["", "published", "found"], cells, []).splitlines()
+    assert [cli.width(line) for line in lines[1:]] == [21] * 6
+    assert lines[4].startswith("\u60b2\u4f24          - ")
 
 
 def test_markdown_escapes_what_a_class_may_be_called():
