@@ -59,7 +59,7 @@ class Corpus:
     speakers: int
     read: Callable  # root -> Utterance, ...
     speaker_sizes: tuple = ()  # utterances of each speaker in sorted order, where known
-    marker: str = ""  # pattern of a folder or file by which the root is recognised
+    marker: str = ""  # pattern of a folder or file that only its root has
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
     samples = read_samples("a.wav", start=1.5, end=3.25)     # at its own rate, with what is known of it
     wave = read_audio("a.wav")                               # mono float32 at 16 kHz
 
-libsndfile (soundfile) decodes. Formats and codecs in which a loss of samples would go unnoticed are refused.
+libsndfile (soundfile) decodes. A format or codec is refused where a loss of samples would go unnoticed.
 """
 
 import os
@@ -31,7 +31,7 @@ END_TOLERANCE = 0.05  # s that a part may end behind its recording, because time
 STEPS = {  # codec of libsndfile -> step between two levels; 16 bits where it is not here
     **dict.fromkeys(("PCM_S8", "PCM_U8"), 2**-7), **dict.fromkeys(("PCM_24", "PCM_32", "FLOAT", "DOUBLE"), 2**-23)
 }  # fmt: skip
-TRANSITION = 1 / 16  # of the new Nyquist frequency, the width in which resampling cuts off: 7.5 to 8 kHz
+TRANSITION = 1 / 16  # of the new Nyquist frequency; resampling cuts off between 7.5 and 8 kHz
 ATTENUATION = 65.0  # dB, of what lies above
 
 
@@ -166,7 +166,7 @@ def low_pass(up, down):
     """Taps of the low-pass filter between two rates, float32, by Kaiser's formulas for its length and window."""
     from scipy.signal import firwin, kaiser_beta
 
-    nyquist = 1 / max(up, down)  # the lower of both rates', as a share of that at which the filter runs
+    nyquist = 1 / max(up, down)  # the lower of both rates', as a share of the filter's own
     taps = ceil((ATTENUATION - 7.95) / (2.285 * pi * nyquist * TRANSITION)) | 1
     window = ("kaiser", kaiser_beta(ATTENUATION))
     return firwin(taps, nyquist * (1 - TRANSITION / 2), window=window).astype(np.float32)

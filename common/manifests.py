@@ -163,7 +163,7 @@ def _entries_of(content):
 
 
 def _without_twins(pairs):
-    """Object of (name, value) pairs; ValueError for a name that is there twice, which json would drop."""
+    """Object of (name, value) pairs; ValueError for a name that is there twice: json would drop a value."""
     content = dict(pairs)
     if len(content) < len(pairs):
         names = [name for name, _ in pairs]
