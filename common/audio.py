@@ -94,7 +94,9 @@ def read_samples(path, start=0.0, end=inf):
                 raise AudioError(f"{path}: holds {file.format}, not WAV or FLAC; convert it")
             if not SAMPLE_RATES[0] <= file.samplerate <= SAMPLE_RATES[1]:
                 raise AudioError(f"{path}: its header claims {file.samplerate} Hz; replace the file")
-            frames = header.without_padding(file.frames) if header else file.frames
+            frames = header.true_frames(file.frames) if header else file.frames
+            if frames is None:
+                raise AudioError(f"{path}: its header contradicts itself in channels, bits and bytes; replace the file")
             first, last = part_of(path, frames, file.samplerate, start, end)
             if file.seekable():
                 if first:

@@ -19,6 +19,7 @@ OTHER_CODECS = {
     0x028F: "G.722", 0x0083: "G.729", 0x0160: "WMA", 0x0161: "WMA", 0x0162: "WMA", 0x0163: "WMA", 0x2000: "AC-3",
     0x2001: "DTS", 0x674F: "Vorbis", 0x6750: "Vorbis", 0x6751: "Vorbis", 0x704F: "Opus", 0xA109: "Speex", 0xF1AC: "FLAC",
 }  # fmt: skip
+UNCOMPRESSED = (0x0001, 0x0003, 0x0006, 0x0007)
 STREAMED = 0x7FFF_F000  # bytes; a data chunk of this size or more was written before its length was known
 SLACK = 0.01  # s; fewer bytes behind the samples are not taken for samples
 REWRITE = "write it anew: ffmpeg -ignore_length 1 -i IN OUT"  # reads to the end of the file
@@ -42,8 +43,8 @@ class WavHeader(NamedTuple):
     promised: int | None  # bytes of samples by the header; None: all to the end of the file
     held: int  # bytes from the first sample to the end of the file
     behind: int  # bytes right behind the promised ones that are no chunk
-    is_whole: bool  # the file is as large as its first bytes promise
-    size: int  # of the file, in bytes
+    whole: int  # bytes of the file by the header
+    size: int  # bytes of the file
 
     @property
     def codec_name(self):
@@ -57,7 +58,8 @@ class WavHeader(NamedTuple):
         slack = max(1, SLACK * self.byte_rate)  # bytes
         missing = self.promised - self.held
         is_of_file = self.promised in (self.size, self.size - 8)  # written instead of the samples' size
-        if missing > 0 and not is_of_file and not (self.is_whole and missing < slack):
+        is_whole = is_of_file or (missing < slack and self.whole == self.size)
+        if missing > 0 and (self.whole > self.size or not is_whole):
             return (
                 f"was cut short, or its header is wrong: it promises {missing} bytes more than there are; "
                 f"restore it, or if it is whole {REWRITE}"
@@ -69,12 +71,18 @@ class WavHeader(NamedTuple):
             )
         return None
 
-    def without_padding(self, frames):
-        """Number of samples without those that fill up the last block of a compressed codec."""
-        if not self.block or self.promised is None:
-            return frames
-        frames = min(frames, min(self.promised, self.held) // max(1, self.block_bytes) * self.block)
-        return self.fact if 0 <= frames - self.fact < self.block else frames
+    def true_frames(self, frames):
+        """Number of samples of the `frames` that libsndfile finds; None where the header contradicts itself.
+
+        Without those that fill up the last block of a compressed codec, and without what follows the samples of a W64.
+        """
+        blocks = (self.held if self.promised is None else min(self.promised, self.held)) // max(1, self.block_bytes)
+        if self.block:
+            frames = min(frames, blocks * self.block)
+            return self.fact if 0 <= frames - self.fact < self.block else frames
+        if self.codec in UNCOMPRESSED and self.block_bytes:
+            return blocks if frames in (blocks, self.held // self.block_bytes) else None
+        return frames
 
 
 def read_wav_header(file):
@@ -113,7 +121,7 @@ def read_wav_header(file):
             elif start + promised < size:
                 behind = _bytes_behind(file, start + promised, size, container, order)
             return WavHeader(
-                container, codec, block, block_bytes, byte_rate, fact, promised, size - start, behind, whole == size, size
+                container, codec, block, block_bytes, byte_rate, fact, promised, size - start, behind, whole, size
             )
     return None
 

@@ -131,6 +131,13 @@ def test_a_header_some_bytes_too_long_loses_nothing(length, riff, wav):
     np.testing.assert_array_equal(read_samples(with_length(wav, length, riff)).wave, noise()[:, 0])
 
 
+def test_a_file_that_is_cut_by_as_many_bytes_as_its_header_has_is_refused(wav):
+    content = wav.read_bytes()
+    for cut in (44, 36, 2, 1):
+        wav.write_bytes(content[:-cut])
+        assert f"promises {cut} bytes more" in refusal(wav)
+
+
 @pytest.mark.parametrize("length, riff", [(2 * N + 400, None), (2 * N + 8, 2 * N + 44), (4 * N, 4 * N + 36)])
 def test_a_header_that_promises_more_is_refused_with_both_reasons(length, riff, wav):
     line = refusal(with_length(wav, length, riff))
@@ -142,6 +149,19 @@ def test_a_header_that_promises_more_is_refused_with_both_reasons(length, riff, 
 def test_a_header_that_promises_less_is_refused(length, riff, wav):
     line = refusal(with_length(wav, length, length + 36 if riff else None))
     assert f"promises {length} bytes of samples, and {2 * N - length} more follow" in line and "-ignore_length 1" in line
+
+
+@pytest.mark.parametrize("start, data", [(22, b"\3\0"), (34, b"\x08\0"), (34, b"\x18\0"), (32, b"\4\0")])  # channels, bits, bytes
+def test_a_header_that_contradicts_itself_is_refused(start, data, wav):
+    assert "contradicts itself" in refusal(edited(wav, start, data))
+
+
+def test_what_follows_the_samples_of_w64_is_not_read(tmp_path):
+    path = write(tmp_path / "a.w64", format="W64")
+    content = path.read_bytes()
+    content += bytes(-len(content) % 8) + b"levl\xf3\xac\xd3\x11\x8c\xd1\x00\xc0O\x8e\xdb\x8a" + struct.pack("<Q", 64) + bytes(40)
+    path.write_bytes(content)
+    np.testing.assert_array_equal(read_samples(path).wave, noise()[:, 0])
 
 
 def test_two_recordings_in_a_file_are_refused(wav):
