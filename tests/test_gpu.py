@@ -1,9 +1,9 @@
 """Runners against the plain loop. What needs a GPU is skipped without one; recording and stacking run on a CPU too.
 
-Tolerances. Runners of float32 compute the same sums, on a GPU in an order that may change; Adam divides each gradient by
-its own size, so a rounding difference in a weight that hardly matters moves it by up to the learning rate: losses may
-differ by 1 % of the first, weights by 0.5 % of their norm. bfloat16 rounds a product's factors to 8 bits, 0.4 %: losses
-may differ by 5 %, weights by 1 %.
+Tolerances. Runners of float32 compute the same sums, on a GPU in an order that may change; Adam divides each gradient
+by its own size, so a rounding difference in a weight that hardly matters moves it by up to the learning rate: losses
+may differ by 1 % of the first, weights by 0.5 % of their norm. bfloat16 rounds a product's factors to 8 bits, 0.4 %:
+losses may differ by 5 %, weights by 1 %.
 """
 
 import contextlib

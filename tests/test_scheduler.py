@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import folder_of, log_of, outcome, run_train, start_train, stop_before
+from stress import stress
 
 import protocols
 from common import cli, config, runs
@@ -613,3 +614,17 @@ def test_stacked_folds_go_on_without_those_of_other_processes_and_those_that_div
     assert "fold4: the loss became nan in epoch 1, step 1" in capsys.readouterr().err
     assert stacks == [[2, 3, 4]] and not folder_of(tmp_path, number=1).exists()
     assert_close_folds(tmp_path, all_folds, (2, 3))
+
+
+# ------------------------------------------------------------------------------------------- stress
+
+
+@pytest.mark.parametrize("kind, count", [("kill", 2), ("mutate", 4), ("disk", 2)])
+def test_a_little_stress(kind, count, tmp_path):
+    assert stress(kind, count, 0, tmp_path) == []
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("kind, count", [("kill", 100), ("mutate", 500), ("disk", 4)])
+def test_stress(kind, count, tmp_path):
+    assert stress(kind, count, 1, tmp_path) == []

@@ -1,4 +1,4 @@
-"""The settings of the papers, and those they leave open: each has an effect, is recorded, and by default leaves no trace."""
+"""Settings of the papers, and those they leave open: each has an effect and is recorded; a default is not recorded."""
 
 import json
 
