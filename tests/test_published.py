@@ -420,8 +420,14 @@ FAULTS = {  # of fold 2 of seed 0: what is wrong -> part of the line
     "another speaker": (lambda fold: doctor(fold, "B/0,B,", "B/0,A,"), "its speakers are not what the index"),
     "other answers": (lambda fold: doctor(fold, "0.75,0.125,0.125", "0.125,0.125,0.75"), "at epoch 3 in epochs.npz"),
     "trained on the tested": (lambda fold: change(fold, train_speakers=["A", "B", "C"]), "its train_speakers are not"),
+    "an utterance twice": (lambda fold: copy_as_third(fold), "tests B/0, as "),
     "the name of nobody": (lambda fold: change(fold, settings__fold_name="D"), "its utterances are not what the index"),
 }
+
+
+def copy_as_third(fold):
+    shutil.rmtree(fold.with_name("fold3"))
+    change(Path(shutil.copytree(fold, fold.with_name("fold3"))), settings__fold=3)
 
 
 def doctor(fold, old, new):
