@@ -7,11 +7,12 @@
         predictions.csv    utterance, speaker, true emotion, one column of scores per class
         epochs.npz         scores after every `eval_every` epochs, for the tracks validation and oracle
         checkpoint.pt      weights, normalisation, classes, settings, code
+        method.py          of a network of the user's own: its file
         done.json          written last: epoch, speakers trained on, SHA-256 of the files above
         .state.pt          while a fold is in training: what it needs to resume
     runs/<database>/<model>/<protocol>/seed<k>/all/      of --fold none: the same files; no table counts it
 
-Names that begin with a dot are temporary: the process that holds a fold's lock removes what a killed process left.
+A method that is fitted at once, without epochs, has no log.csv, epochs.npz and checkpoint.pt. Names that begin with a dot are temporary: the process that holds a fold's lock removes what a killed process left.
 """
 
 import csv
@@ -264,6 +265,7 @@ class RunConfig:
     test: list[str]  # utterances that are tested
     code: dict[str, str]  # file -> version
     machine: dict
+    method: dict = field(default_factory=dict)  # facts about a method that is none of the papers' networks
     earlier_machines: list = field(default_factory=list)  # that trained the first epochs
 
 

@@ -21,10 +21,11 @@ import torch
 
 import features
 import protocols
-from common import config, runs
+from common import config, methods, runs
 from common.cli import format_duration
 from training.trainer import default_form, make_model
 
+METHOD_FILE = "method.py"  # copy of the user's file with the network
 MOST_FRAMES, MOST_POINTS = 10_000, 65_536  # of a segment and an FFT: a checkpoint with more is damaged
 
 
@@ -206,6 +207,9 @@ class FoldRun:
         )
         with runs.atomic_write(folder / "checkpoint.pt") as file:
             file.write(to_bytes(checkpoint))
+        if job.method.source:  # predict.py builds the network by it
+            with runs.atomic_write(folder / METHOD_FILE) as file:
+                file.write(job.method.source)
         trained = torch.cat([self.trainer.data.utterance_of[self.trainer.segments], normalization.learned_from])
         speakers = database.speakers[trained.unique().cpu().numpy()]  # trained on, by weights or statistics
         runs.mark_done(folder, epoch=epoch, trained_on=sorted(set(speakers.tolist())))
@@ -235,11 +239,17 @@ class Model(NamedTuple):
 
 
 def load_model(folder, device):
-    """Model of a finished fold; RunError where its checkpoint is not what train.py writes. No code in it is run."""
+    """Model of a finished fold; RunError where its checkpoint is not what train.py writes.
+
+    No code in the checkpoint is run. A network of the user's own is built by the copy of its file in the folder.
+    """
     path = folder / "checkpoint.pt"
     checkpoint = read_checkpoint(path)
     try:
-        return model_of(checkpoint, device)
+        build = read_build(folder, checkpoint["settings"])
+        return model_of(checkpoint, device, build)
+    except runs.RunError:
+        raise
     except KeyError as error:
         reason = f"it lacks {error}"
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:
@@ -247,16 +257,29 @@ def load_model(folder, device):
     raise runs.RunError(f"{path}: cannot be used ({reason}); train it again, or name another --run")
 
 
-def model_of(state, device):
+def read_build(folder, settings):
+    """Function `build` of a user's network, from the copy of its file; None of the papers' networks."""
+    if "method_sha256" not in settings:
+        return None
+    path = folder / METHOD_FILE
+    with runs.reading(path):
+        method = methods.load_file(path)
+    if method.sha256 != settings["method_sha256"]:
+        raise runs.RunError(f"{path}: is not the file that was trained; {runs.REMEDY}")
+    return method.build
+
+
+def model_of(state, device, build=None):
     """Model of a checkpoint's content; KeyError, ValueError and others where the content is odd."""
     settings, classes, normalization = state["settings"], state["classes"], state["normalization"]
     front_end = check_front_end(settings["front_end"])
     if len(set(classes)) < max(2, len(classes)) or not all(isinstance(name, str) and name for name in classes):
         raise ValueError("its classes are not two names or more")
-    if settings["model"] not in config.PAPER_SETTINGS or settings["normalization"] not in config.NORMALIZATIONS:
+    is_known = build or settings["model"] in methods.PAPER_SETTINGS
+    if not is_known or settings["normalization"] not in config.NORMALIZATIONS:
         raise ValueError("its model or normalisation is unknown")
     for name in set(config.OPEN_SETTINGS) & set(settings):
-        if not config.is_possible(name, settings[name], settings["model"]):
+        if not build and not config.is_possible(name, settings[name], settings["model"]):
             raise ValueError(f"its {name} is impossible")
     if (normalization is None) == (settings["normalization"] == "fold"):
         raise ValueError("its normalisation does not match its settings")
@@ -265,7 +288,7 @@ def model_of(state, device):
         if not offset.shape == scale.shape == (1, front_end.n_mels, 1) or not (scale > 0).all():
             raise ValueError("its normalisation does not fit the front end")
         normalization = (offset.float().to(device), scale.float().to(device))
-    network = make_model(settings, len(classes), device, default_form(device), seed=0)
+    network = make_model(settings, len(classes), device, default_form(device), seed=0, build=build)
     network.load_state_dict(state["model"])
     numbers = [*network.state_dict().values(), *(normalization or ())]
     if not all(bool(torch.isfinite(value).all()) for value in numbers):
@@ -273,7 +296,7 @@ def model_of(state, device):
     network.eval()
     if front_end not in features.FRONT_ENDS.values():  # a try shows if it fits the network
         with torch.inference_mode():
-            network(torch.zeros(1, 1, front_end.n_mels, front_end.frames, device=device))
+            network(torch.zeros(1, 1, *front_end.row_shape, device=device))
     return Model(network, front_end, list(classes), settings, normalization, dict(state.get("code") or {}))
 
 

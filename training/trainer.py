@@ -10,14 +10,17 @@ operation by operation, on any device. fast/graphs.py and fast/stacked.py have f
 """
 
 import os
+import traceback
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
 import features
 import models
 import protocols
+from common import methods
 from training.data import fit_normalization, gather, score
 
 SEED_STRIDE = 1_000_003  # between the streams of random numbers of two seeds: more than there are epochs
@@ -36,15 +39,17 @@ def cross_entropies(logits, labels, double_softmax=False):
     return cross_entropy(logits.softmax(1) if double_softmax else logits, labels, reduction="none")
 
 
-def train_step(model, optimizer, x, labels, precision="float32", double_softmax=False, forward=None):
+def train_step(model, optimizer, x, labels, precision="float32", double_softmax=False, forward=None, weights=None):
     """Take one step of the optimiser on the mean loss of segments x (b, 1, n_mels, frames); gives the loss.
 
-    `forward(model, x)` replaces `model(x)`, for instance by what torch.compile makes of it.
+    `forward(model, x)` replaces `model(x)`, for instance by what torch.compile makes of it. `weights` (K,) are those of
+    the classes in the loss.
     """
     optimizer.zero_grad(set_to_none=True)
     with in_precision(x.device, precision):
         logits = forward(model, x) if forward else model(x)
-    loss = cross_entropies(logits, labels, double_softmax).mean()
+    losses = cross_entropies(logits, labels, double_softmax)
+    loss = (losses if weights is None else losses * weights[labels]).mean()
     loss.backward()
     optimizer.step()
     return loss.detach()
@@ -53,22 +58,62 @@ def train_step(model, optimizer, x, labels, precision="float32", double_softmax=
 # ------------------------------------------------------------------------------------------- networks
 
 
-def make_model(settings, classes, device, form="plain", seed=None):
+def make_model(settings, classes, device, form="plain", seed=None, build=None):
     """Network of a run's settings with weights that depend on the seed alone, on a device, in a form of fast/modules.py.
 
-    Raises UsageError where a form is needed that is not there: bfloat16 without the folder fast/.
+    `build(classes, n_mels, frames)` makes a network that is not of models.py.
     """
     front_end = features.FrontEnd(**settings["front_end"])
-    options = {name: settings[name] for name in models.OPTIONS if name in settings}
+    sizes = dict(n_mels=front_end.n_mels, frames=front_end.frames)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings["seed"] if seed is None else seed)
-        model = models.build(settings["model"], classes, n_mels=front_end.n_mels, frames=front_end.frames, **options)
+        if build:
+            return build(classes, **sizes).to(device)
+        options = {name: settings[name] for name in models.OPTIONS if name in settings}
+        model = models.build(settings["model"], classes, **sizes, **options)
     model = model.to(device, memory_format=torch.channels_last)
     if form == "plain":
         return model
     from fast import modules
 
     return modules.accelerate(model, form)
+
+
+def make_optimizer(parameters, settings, device):
+    """Adam as in both papers, or the optimiser of torch.optim that the settings name; MethodError where it is none."""
+    options = dict(fused=True, capturable=device.type == "cuda") if settings.get("optimizer", "Adam") == "Adam" else {}
+    try:
+        kind = getattr(torch.optim, settings.get("optimizer", "Adam"))
+        return kind(parameters, lr=settings["lr"], **options, **settings.get("optimizer_options", {}))
+    except (AttributeError, TypeError, ValueError) as error:
+        text = f"{settings['optimizer']} {settings['optimizer_options']}"
+        raise methods.MethodError(
+            f"{settings['model']}: optimizer {text} cannot be used ({methods.describe(error)}); fix SETTINGS"
+        ) from None
+
+
+def check_network(method, settings, classes, device):
+    """Build a user's network and try it on two segments; MethodError where it does not give finite logits (b, K)."""
+    front_end = features.FrontEnd(**settings["front_end"])
+    x = torch.randn(2, 1, *front_end.row_shape, generator=torch.Generator().manual_seed(0)).to(device)
+    where = f"--model {method.path}"
+    try:
+        model = make_model(settings, classes, device, build=method.build)
+        with torch.no_grad(), torch.random.fork_rng():
+            logits = [model.train()(x), model.eval()(x[:1])]
+        has_weights = any(part.requires_grad for part in model.parameters())
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == method.path]
+        line = f", line {lines[-1]}" if lines else ""
+        raise methods.MethodError(f"{where}{line}: ends in an error ({methods.describe(error)}); fix the file") from None
+    if not has_weights:
+        raise methods.MethodError(f"{where}: build gives a network without weights to train; add some")
+    for part, size in zip(logits, (2, 1)):
+        if not torch.is_tensor(part) or part.shape != (size, classes):
+            shape = tuple(part.shape) if torch.is_tensor(part) else type(part).__name__
+            raise methods.MethodError(f"{where}: gives {shape} for {size} segments; return logits ({size}, {classes})")
+        if not torch.isfinite(part).all():
+            raise methods.MethodError(f"{where}: gives logits that are not finite; fix the network")
 
 
 def default_form(device, precision="float32"):
@@ -104,13 +149,16 @@ def prepare(device, deterministic):
 class FoldTrainer:
     """Weights of one fold, trained on the segments of `train_utterances`."""
 
-    def __init__(self, data, settings, train_utterances, form="plain"):
+    def __init__(self, data, settings, train_utterances, form="plain", build=None):
         self.data, self.settings = data, settings
-        device = data.segments.device
-        self.model = make_model(settings, len(data.database.classes), device, form)
-        self.optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=settings["lr"], fused=True, capturable=device.type == "cuda"
-        )
+        device, classes = data.segments.device, len(data.database.classes)
+        self.model = make_model(settings, classes, device, form, build=build)
+        self.optimizer = make_optimizer(self.model.parameters(), settings, device)
+        self.class_weights = None
+        if settings.get("class_weights"):  # N / (K N_k), 0 for a class that is not there
+            counts = np.bincount(data.database.labels[train_utterances], minlength=classes)
+            weights = np.where(counts, counts.sum() / (classes * np.maximum(counts, 1)), 0)
+            self.class_weights = torch.from_numpy(weights.astype(np.float32)).to(device)
         self.segments = data.segments_of(train_utterances)  # (n,) that are trained on
         self.normalization = fit_normalization(data, settings["normalization"], self.segments)
         self.epoch = 0  # epochs done
@@ -125,7 +173,10 @@ class FoldTrainer:
         """Train on the segments `index` (b,); gives the loss, on the device."""
         x, labels = gather(self.data, self.normalization, index), self.data.labels[index]
         double_softmax = self.settings.get("double_softmax", False)
-        return train_step(self.model, self.optimizer, x, labels, self.settings["precision"], double_softmax, forward)
+        return train_step(
+            self.model, self.optimizer, x, labels, self.settings["precision"], double_softmax, forward,
+            self.class_weights,
+        )  # fmt: skip
 
     def score(self, utterances):
         """Scores of utterances from their segments' posteriors, float32 (n, K)."""
@@ -159,7 +210,7 @@ class FoldTrainer:
     @contextmanager
     def dropout_masks(self):
         """Context with random numbers that depend on seed, fold and epoch only, also after the fold was resumed."""
-        if not self.settings.get("dropout"):
+        if not self.settings.get("dropout") and "method_sha256" not in self.settings:
             yield
             return
         device = self.data.segments.device
