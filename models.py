@@ -78,9 +78,9 @@ def pool_rows(y):
 class TFT(nn.Module):
     """Time-Frequency Transformer, (b, 1, f, d) -> (b, classes) logits.
 
-    `time`, `frequency` and `joint` switch T-Trans, F-Trans and TF-Trans (Table 5, which does not define its rows):
-    without T-Trans the query is v, without F-Trans the key is v, and without TF-Trans q and k are both pooled and
-    concatenated. `dropout` acts in the encoders; `bn_momentum` is that of the running statistics of batch norm.
+    `time`, `frequency` and `joint` switch T-Trans, F-Trans and TF-Trans. The paper does not define the rows of its
+    Table 5; here the query is v without T-Trans, the key is v without F-Trans, and without TF-Trans q and k are both
+    pooled and concatenated. `dropout` acts in the encoders; `bn_momentum` is that of batch norm's running statistics.
     Maps: T-Trans (b, 2, d, d), F-Trans (b, 2, f, f), TF-Trans (b, 4, f/4, f/4).
     Raises ValueError unless f = n_mels is a multiple of 8 and d = frames of 16.
     """

@@ -61,11 +61,21 @@ HEADER = [
 # ---------------------------------------------------------------------------------------- the plain loop
 
 
+def front_end_of(name):
+    """FrontEnd of a model's paper."""
+    return features.FRONT_ENDS[config.PAPER_SETTINGS[name].front_end]
+
+
+def plain_model(name):
+    """Network of models.py with the weights of seed 0."""
+    torch.manual_seed(0)
+    return models.build(name, CLASSES, front_end_of(name).n_mels, front_end_of(name).frames)
+
+
 def plain_loop(name, dataset, batch_size, lr):
     """Seconds of each step after the burn-in, and all losses, of the loop that anyone would write."""
     device = dataset.segments.device
-    torch.manual_seed(0)
-    model = models.build(name, CLASSES).to(device)
+    model = plain_model(name).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     x, labels = dataset.segments.cpu()[:, None], dataset.labels.cpu()  # (n, 1, n_mels, frames), (n,)
     loader = DataLoader(TensorDataset(x, labels), batch_size, num_workers=2 if device.type == "cuda" else 0)
@@ -115,7 +125,7 @@ def loops_of(options, name):
 
 def add_forms(name, device):
     """Add forms to modules.FORMS that lack a fast class of the model each; gives their names, and `plain`."""
-    fast, classes = modules.FORMS[device], {type(module) for module in models.build(name, CLASSES).modules()}
+    fast, classes = modules.FORMS[device], {type(module) for module in plain_model(name).modules()}
     lacking = {
         f"without {fast[plain].__name__}": {key: value for key, value in fast.items() if key is not plain}
         for plain in fast
@@ -196,13 +206,12 @@ def measure_ceilings(device):
 
 def demand(name):
     """Floating-point operations of a training step, and numbers that it must move at least, for each segment."""
-    model, outputs = models.build(name, CLASSES), []
+    model, front_end, outputs = plain_model(name), front_end_of(name), []
     for module in model.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             module.register_forward_hook(lambda module, inputs, output: outputs.append(output.numel()))
         if isinstance(module, nn.LSTM):
             module.register_forward_hook(lambda module, inputs, output: outputs.append(output[0].numel()))
-    front_end = features.FRONT_ENDS[config.PAPER_SETTINGS[name].front_end]
     # of an LSTM torch counts the products where it computes them by itself
     with warnings.catch_warnings(action="ignore"), torch.backends.mkldnn.flags(enabled=False):
         with FlopCounterMode(display=False) as counter:
@@ -217,7 +226,7 @@ def measure(options, name, rates, bandwidth):
     """Rows of the table for one model."""
     settings, steps = settings_of(name), options.steps + BURN_IN
     size, (operations, numbers) = settings["batch_size"], demand(name)
-    dataset = noise(features.FrontEnd(**settings["front_end"]), size * steps, options.device)
+    dataset = noise(front_end_of(name), size * steps, options.device)
     plain, ours, starts, peaks, differences = [], {loop: [] for loop in loops_of(options, name)}, {}, {}, {}
     for _ in range(options.repeats):
         return_freed_memory()

@@ -12,5 +12,5 @@ def keep_freed_memory():
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        libc.mallopt(-4, 0)  # M_MMAP_MAX: no block in a mapping of its own, which would be unmapped when freed
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: no block gets a mapping of its own, to be unmapped when it is freed
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: up to 2 GiB stay with the process

@@ -5,10 +5,10 @@
 The forms, and where they differ from the plain modules:
 
     plain     nothing
-    cpu       the first convolution takes in its batch norm; attention over bands in scalars; narrow layer norms
+    cpu       batch norm folded into the first convolution; attention over bands in scalars; narrow layer norms
     cuda      the same, sized for a GPU; the first convolution is a product of patches; the BiLSTM stays in float32
-    stacked   ATFNN alone, without dropout: written out so that torch.vmap and torch.compile can take it apart, for
-              folds that are trained as one network (fast/stacked.py)
+    stacked   for folds of ATFNN that are trained as one network (fast/stacked.py): operations that torch.vmap and
+              torch.compile can transform; the modules of TFT stay plain
 
 All but `plain` are meant for bfloat16 autocast too: attention, norms and batch statistics stay in float32. A form works
 on each device; tests run all of them on a CPU. Letters: b segments, f Mel bands, d or t frames, c channels, n networks.
@@ -61,7 +61,7 @@ def fold_batch_norm(conv, norm, patches):
 
 
 def normalized_convolution(x, conv, norm):
-    """norm(conv(x)); in training without conv's bias, which batch norm cancels, and its passes over the output."""
+    """norm(conv(x)); in training without the passes over the output for conv's bias, as batch norm cancels it."""
     if not norm.training:
         return norm(conv(x))
     y, bias = conv2d(x, conv.weight, None, conv.stride, conv.padding), conv.bias.detach()
@@ -73,7 +73,7 @@ def normalized_convolution(x, conv, norm):
 
 
 class CpuConvEncoder(models.ConvEncoder):
-    """Convolutions that take in the passes of batch norm; their biases, which batch norm cancels, get no gradient."""
+    """Batch norm folded into the first convolution. As it cancels the biases of both, they get no gradient."""
 
     def forward(self, x):
         first, first_norm, _, second, second_norm, _ = self.layers
@@ -130,9 +130,9 @@ class FastTransformerEncoder(models.TransformerEncoder):
 class ScalarAttention(torch.autograd.Function):
     """m_i = sum_j x_j softmax_j(s_i x_j) with s_i = slope x_i + offset, exactly, without any vectors.
 
-    This is self-attention over tokens that are affine in one number x_i each: in a head's scores all terms
-    constant in j cancel in the softmax, which leaves (slope x_i + offset) x_j, and the values are affine in
-    x_j, which leaves its mean m_i. x (rows, f), slope and offset (heads,) -> m (rows, heads, f).
+    This is self-attention over tokens that are affine in one number x_i each. Of a head's scores all terms
+    constant in j cancel in the softmax, so (slope x_i + offset) x_j remains. The values are affine in x_j, so its
+    mean m_i is all that is needed of them. x (rows, f), slope and offset (heads,) -> m (rows, heads, f).
 
     `size` rows are computed at a time; on a CPU so few that their weights stay in its cache. The backward pass
     computes the weights again: stored, they would be 0.8 GB for 128 segments.
@@ -238,7 +238,7 @@ class NarrowLayerNorm(torch.autograd.Function):
 
 
 class CpuFrequencyEncoder(models.FrequencyEncoder):
-    """Attention in scalars: a bin is lifted from 1 to c numbers by a linear layer, so its token is affine in one."""
+    """Attention in scalars: a linear layer lifts each bin from 1 to c numbers, so its token is affine in 1 number."""
 
     attention_rows = 64  # at a time
     norm_rows = 16384
@@ -493,7 +493,7 @@ register_gradient(scalar_attention, scalar_attention_backward, saved=2)
 
 
 class StackedGroupAttention(models.GroupAttention):
-    """The convolution as a product of its patches, which do not overlap."""
+    """The convolution as a product of its patches; they do not overlap."""
 
     def forward(self, x):
         height, width = self.group

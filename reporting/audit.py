@@ -61,6 +61,10 @@ def check_runs(folder, figures, db=None, protocol=None):
                 yield f"ok    {name}: {len(folds)} folds{', published' if folds[0].is_published else ''}", False
         for fault in (*find_copies(row), *check_figures(figures, key, None, row)):
             yield f"FAULT {' '.join(key)}: {fault}", True
+    if any(
+        isinstance(fold, FoldResult) for seeds in rows.values() for folds in seeds.values() for fold in folds.values()
+    ):
+        yield "note  of published results, epochs, scores and checkpoints can only be checked in the run folders", False
 
 
 def find_rows(folder, db, protocol):
@@ -239,13 +243,13 @@ def held_out_by_rule(speakers, tested, seed):
 def check_settings(fold):
     """Yield deviations and a front end that are not what the settings give."""
     settings, path = fold.config.settings, fold.name("config.json")
-    if settings["model"] not in config.PAPER_SETTINGS:
-        return
     expected = config.deviations_of(settings)
     if fold.config.deviations != expected:
         yield f"{path}: has the deviations {fold.config.deviations}, its settings give {expected}"
-    if features.FrontEnd(**settings["front_end"]) != config.front_end_of(settings["model"], settings):
-        yield f"{path}: front_end is not that of {settings['model']}"
+    if settings["model"] in PAPER_SETTINGS:
+        front_end = config.front_end_of(methods.find(settings["model"]), settings)
+        if features.FrontEnd(**settings["front_end"]) != front_end:
+            yield f"{path}: front_end is not that of {settings['model']}"
 
 
 def check_training(fold, index, done):

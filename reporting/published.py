@@ -14,13 +14,14 @@
 A fold that is read again is a FoldResult whose scores are 1 for the predicted class and 0 for the others. All that
 rests on classes comes out the same; scores, weights and logs stay in the run folder.
 
-The digest in the settings protects the first four columns of predictions.csv, the correct utterances in runs.json
-protect the others.
+A changed file is noticed: the digest in the settings is that of the first four columns of predictions.csv, and the
+correct utterances in runs.json are counted again in the others.
 """
 
 import csv
 import io
 import json
+import os
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -68,8 +69,8 @@ class PublishedFold:
     track: str
     fold: int
     fold_name: str
+    epoch: int  # that the track chose; 0 of a method without epochs
     correct: list[int]  # utterances of each class
-    epoch: int = field(default_factory=int)  # that the track chose; 0 of a method without epochs
     held_out: list[str] = field(default_factory=list)  # speakers, of the validation track
     differs: dict = field(default_factory=dict)  # values of its config.json that are not those of the run
 
@@ -114,7 +115,7 @@ def read(path):
     return _read(path, _stamp(path), _stamp(path.with_name(PREDICTIONS_FILE)))
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)
 def _read(path, *stamps):
     predictions = path.with_name(PREDICTIONS_FILE)
     with reading(path, REMEDY):
@@ -151,11 +152,6 @@ def _parse_runs(content):
         settings = runs.from_json(dict, config["settings"], "settings")
         found[settings["model"], settings["protocol"]] = (config, folds)
     return found
-
-
-def read_index(path):
-    """Utterances of published results, as dictionaries of INDEX_COLUMNS; RunError where they are damaged."""
-    return read(path).index
 
 
 def read_folds(path, track, model=None, protocol=None):
@@ -226,7 +222,7 @@ def _correct(labels, predicted, classes):
 def index_of(fold):
     """Utterances of a FoldResult's database, in a run folder or published, as dictionaries of INDEX_COLUMNS."""
     if fold.is_published:
-        return read_index(fold.source)
+        return read(fold.source).index
     return runs.read_index(fold.source.parents[4], fold.config.database.name, fold.config.settings["utterances"])
 
 
@@ -293,7 +289,7 @@ def export(folder, found):
     """Write published results, {(database, model, protocol): {track: [FoldResult]}}, next to others in the folder.
 
     All files are written, or none. Raises RunError for folds that could not be read again as they are, and UsageError
-    where a file would lose folds, or get other settings. Returns the paths of the files.
+    where a file would lose folds, or get other settings.
     """
     files = {}
     for database in sorted({key[0] for key in found}):
@@ -303,8 +299,8 @@ def export(folder, found):
         for path, text in reversed(files.items()):  # the last opened is renamed first: runs.json comes last
             file = stack.enter_context(runs.atomic_write(path))
             file.write(text.encode())
-            file.flush()  # a full disk shows before any file is renamed
-    return list(files)
+            file.flush()
+            os.fsync(file.fileno())  # a full disk shows before any file is renamed
 
 
 def _files_of(folder, found):
@@ -366,24 +362,22 @@ def _add_run(by_track, first, index, columns, curves):
     for track, fold in folds:
         _check_fold(fold, index)
         settings, classes, predicted = fold.config.settings, fold.config.database.classes, fold.scores.argmax(1)
-        line = PublishedFold(
-            settings["seed"], track, settings["fold"], settings["fold_name"],
-            _correct(fold.labels, predicted, len(classes)), held_out=settings.get("held_out", []),
-            differs={name: value for name, value in _other_parts(fold).items() if value != config.get(name, [])},
-        )  # fmt: skip
-        if "epochs" in settings:
-            curve = fold_curve(fold)
-            line.epoch = int(curve.epochs[curve.chosen[track]])
-            if curve.test[curve.chosen[track]].diagonal().tolist() != line.correct:
-                raise RunError(
-                    f"{fold.name()}: predicts otherwise than at epoch {line.epoch} in epochs.npz; {runs.REMEDY}"
-                )
-            training = tuple(str(settings[name]) for name in CURVE_COLUMNS[:5])
-            curves[training] = _curve_rows(training, curve, classes)
         column = columns.setdefault(column_of(settings, settings["seed"], track), [""] * len(index))
         for utterance, k in zip(fold.ids, predicted.tolist()):
             column[row_of[utterance]] = classes[k]
-        lines.append(line)
+        epoch, correct = 0, _correct(fold.labels, predicted, len(classes))
+        if "epochs" in settings:
+            curve = fold_curve(fold)
+            epoch = int(curve.epochs[curve.chosen[track]])
+            if curve.test[curve.chosen[track]].diagonal().tolist() != correct:
+                raise RunError(f"{fold.name()}: predicts otherwise than at epoch {epoch} in epochs.npz; {runs.REMEDY}")
+            training = tuple(str(settings[name]) for name in CURVE_COLUMNS[:5])
+            curves[training] = _curve_rows(training, curve, classes)
+        differs = {name: value for name, value in _other_parts(fold).items() if value != config.get(name, [])}
+        lines.append(PublishedFold(
+            settings["seed"], track, settings["fold"], settings["fold_name"], epoch, correct,
+            settings.get("held_out", []), differs,
+        ))  # fmt: skip
     return config, sorted(lines, key=lambda line: (line.seed, TRACKS.index(line.track), line.fold))
 
 
@@ -419,9 +413,12 @@ def _shared_config(folds, first):
         if fold.config.settings["utterances"] != first.config.settings["utterances"]:
             raise RunError(f"{fold.name()}: has other utterances than {first.name()}; keep them in separate --runs")
     settings = {name: value for name, value in folds[0].config.settings.items() if name not in RUN_IGNORES}
-    values = {name: [_other_parts(fold)[name] for fold in folds] for name in OTHER_PARTS}
+    parts = list(map(_other_parts, folds))
+    values = {name: [part[name] for part in parts] for name in OTHER_PARTS}
     shared = {name: max(values[name], key=values[name].count) for name in OTHER_PARTS}
-    return dict(settings=settings, **{name: value for name, value in shared.items() if value or name == "deviations"})
+    if not shared["earlier_machines"]:
+        del shared["earlier_machines"]
+    return dict(settings=settings, **shared)
 
 
 def _curve_rows(training, curve, classes):

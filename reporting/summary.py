@@ -253,10 +253,10 @@ def result_rows(kind, databases, protocol, seeds, track, summaries):
         if kind == "comparison" and chosen:
             chosen += own_models(database, source, known, summaries)
         rows += [result_row(row, protocol, track, seeds, summaries.get((database, row["model"]))) for row in chosen]
-    if kind == "comparison":
-        for database in sorted(set(databases) - {row["database"] for row in rows}, key=databases.index):
-            chosen = own_models(database, None, known, summaries)
-            rows += [result_row(row, protocol, track, seeds, summaries[database, row["model"]]) for row in chosen]
+    shown = {row["database"] for row in rows}
+    for database in databases if kind == "comparison" else ():
+        for row in own_models(database, None, known, summaries) if database not in shown else ():
+            rows.append(result_row(row, protocol, track, seeds, summaries[database, row["model"]]))
     return rows
 
 
@@ -331,9 +331,11 @@ def significance_rows(models, databases, found, protocol, track):
         for run in pair:
             check_comparable([fold for seed in seeds for fold in run[seed]])
         configs = [run[seeds[0]][0].config for run in pair]
-        for name in runs.different_settings(configs[0].settings, configs[1].settings, ignored=()):
-            if name in ("utterances", "recordings"):
-                raise RunError(f"{database}: {first} and {second} were run on other {name}; keep them in separate --runs")
+        for name in ("utterances", "recordings"):
+            if configs[0].settings[name] != configs[1].settings[name]:
+                raise RunError(
+                    f"{database}: {first} and {second} were run on other {name}; keep them in separate --runs"
+                )
         (ours, _, speakers), (theirs, _, _) = (paired_hits(run, seeds) for run in pair)
         test = significance.compare(ours, theirs, speakers)
         winner = {"first": first, "second": second}.get(test.verdict)

@@ -237,7 +237,8 @@ def as_latex(title, header, cells, notes):
 
 
 LATEX = str.maketrans({
-    "&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}", "±": r"$\pm$", "†": r"$\dagger$",
+    "&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}",
+    "±": r"$\pm$", TRANSDUCTIVE: r"$\dagger$",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}",
 })  # fmt: skip
 STYLES = dict(text=as_text, markdown=as_markdown, latex=as_latex)

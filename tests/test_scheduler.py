@@ -9,11 +9,12 @@ import time
 import numpy as np
 import pytest
 import torch
-from helpers import command, folder_of, log_of, outcome, run_train, start_train, stop_before
+from helpers import folder_of, log_of, outcome, run_train, start_train, stop_before
+from stress import stress
 
 import protocols
-import train
-from common import cli, config, runs
+from common import cli, config, methods, runs
+from fast import stacked
 from training import checkpoints, data, scheduler, trainer
 
 pytestmark = pytest.mark.usefixtures("tiny")
@@ -140,10 +141,11 @@ class Fold:
         arguments = "--model atnn --epochs 3 --batch-size 16 --eval-every 1 --save-every 0 --device cpu".split()
         options = config.parse_command_line(["--db", str(manifest), "--runs", str(results), *arguments])
         database = protocols.open_database(str(manifest))
-        front_end = config.front_end_of("atnn", config.settings_of(options, "atnn"))
+        method = methods.find("atnn")
+        front_end = config.front_end_of(method, config.settings_of(options, method))
         loaded = data.load_features(database, front_end)
         folds = protocols.make_folds(database)
-        (self.job,) = scheduler.make_jobs(options, database, folds[1:2], {"atfnn": loaded})
+        (self.job,) = scheduler.make_jobs(options, [method], database, folds[1:2], {"atnn": loaded})
         self.data = data.to_device(database, loaded, "cpu")
         self.job.folder.mkdir(parents=True, exist_ok=True)
         self.machine = dict(engine="eager", folds_at_once=1, deterministic=True)
@@ -152,7 +154,7 @@ class Fold:
         """FoldRun from whatever is in the fold's folder, and the lines that it printed."""
         fold_trainer = trainer.FoldTrainer(self.data, self.job.settings, self.job.train_utterances, "cpu")
         out = io.StringIO()
-        run_config = scheduler.describe(self.job, self.data, 4, dict(self.machine))
+        run_config = scheduler.describe(self.job, self.data.database, self.data.features, 4, **self.machine)
         run = checkpoints.FoldRun(self.job, fold_trainer, run_config, 0, cli.Progress("fold 2", out))
         return run, out.getvalue()
 
@@ -537,12 +539,10 @@ def test_the_engine_depends_on_the_steps_of_a_share(processes, share, folds, man
     options = config.parse_command_line(
         ["--model", "all", "--epochs", "2", "--batch-size", "16", "--folds-at-once", "99", "--runs", str(tmp_path)]
     )
-    features_of = {
-        name: data.load_features(database, config.front_end_of(model, {}))
-        for name, model in (("tft", "tft"), ("atfnn", "atnn"))
-    }
+    chosen = config.methods_of(options)
+    features_of = data.load_all(options, database, chosen)
     fold_list = protocols.make_folds(database)
-    jobs = scheduler.make_jobs(options, database, fold_list, features_of)
+    jobs = scheduler.make_jobs(options, chosen, database, fold_list, features_of)
     counts = features_of["tft"].counts
     steps = sum(2 * (counts[fold.train].sum() // 16) for fold in fold_list) / share
     asked = []
@@ -560,3 +560,70 @@ def test_the_engine_depends_on_the_steps_of_a_share(processes, share, folds, man
 
 def test_stacks_are_about_equally_large():
     assert [scheduler.even_share(waiting, 4) for waiting in (1, 4, 5, 9, 12)] == [1, 4, 3, 3, 4]
+
+
+# ------------------------------------------------------------------------------------ folds as one network
+
+
+@pytest.fixture
+def stacks(monkeypatch):
+    """--engine compiled on a CPU, but for recording and compiling; gives the folds of each stack that is made."""
+    made, init = [], stacked.StackedTrainer.__init__
+
+    def recorded(self, trainers, transform):
+        made.append([part.settings["fold"] for part in trainers])
+        init(self, trainers, transform)
+
+    monkeypatch.setattr(stacked.StackedTrainer, "__init__", recorded)
+    monkeypatch.setattr(stacked, "StackedRunner", lambda: StackedRunner(transform=lambda network: network))
+    monkeypatch.setattr(scheduler, "choose_engine", lambda *arguments: "compiled")
+    return made
+
+
+StackedRunner = stacked.StackedRunner
+
+
+def assert_close_folds(results, others, numbers, track="last"):
+    for number in numbers:
+        ours, plain = (folder_of(path, number=number, track=track) for path in (results, others))
+        assert runs.is_done(ours) and runs.read_config(ours).machine["engine"] == "compiled"
+        np.testing.assert_allclose(log_of(ours)[:, :2], log_of(plain)[:, :2], atol=1e-3)
+        scores = [runs.read_epochs(folder)["scores"] for folder in (ours, plain)]
+        np.testing.assert_allclose(*scores, atol=5e-3)
+
+
+def test_stacked_folds_end_as_folds_trained_in_turn(stacks, manifest, all_folds, tmp_path):
+    assert run_train(manifest, tmp_path, "--fold", "all", "--track", "all", "--folds-at-once", 3) == 0
+    assert [len(folds) for folds in stacks] == [3, 3, 2]  # shared out evenly
+    for track in runs.TRAINED_TRACKS:
+        assert_close_folds(tmp_path, all_folds, (1, 2, 3, 4), track)
+
+
+def test_stacked_folds_go_on_without_those_of_other_processes_and_those_that_diverge(
+    stacks, manifest, all_folds, tmp_path, monkeypatch, capsys
+):
+    def run_epoch(self, trainers, report):
+        losses = run_epoch_of(self, trainers, report)
+        return {part: [float("nan")] if part.settings["fold"] == 4 else losses[part] for part in trainers}
+
+    run_epoch_of = StackedRunner.run_epoch
+    monkeypatch.setattr(StackedRunner, "run_epoch", run_epoch)
+    with runs.try_lock_fold(folder_of(tmp_path, number=1)):
+        assert run_train(manifest, tmp_path, "--fold", "all", "--folds-at-once", 4) == cli.EXIT_USAGE
+    assert "fold4: the loss became nan in epoch 1, step 1" in capsys.readouterr().err
+    assert stacks == [[2, 3, 4]] and not folder_of(tmp_path, number=1).exists()
+    assert_close_folds(tmp_path, all_folds, (2, 3))
+
+
+# ------------------------------------------------------------------------------------------- stress
+
+
+@pytest.mark.parametrize("kind, count", [("kill", 2), ("mutate", 4), ("disk", 2)])
+def test_a_little_stress(kind, count, tmp_path):
+    assert stress(kind, count, 0, tmp_path) == []
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("kind, count", [("kill", 100), ("mutate", 500), ("disk", 4)])
+def test_stress(kind, count, tmp_path):
+    assert stress(kind, count, 1, tmp_path) == []
