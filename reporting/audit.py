@@ -25,7 +25,8 @@ from statistics import fmean, stdev
 import numpy as np
 
 import features
-from common import config
+from common import config, methods
+from common.methods import PAPER_SETTINGS
 from common.runs import (
     DONE_FILE, REMEDY, REQUIRED_FILES, TRACKS, FoldResult, RunError, best_epoch, find_folds, read_curve,
     read_epochs, read_fold, read_json, reading, sha256_of,
