@@ -44,7 +44,7 @@ TRAINED_TRACKS = dict(  # tracks with a training of their own; the oracle choose
 REMEDY = "remove its folder and repeat the training command"
 
 PROJECT = Path(__file__).resolve().parents[1]
-CODE_FILES = (  # what scores depend on
+CODE_FILES = (  # what the scores of a network depend on
     "features.py", "protocols.py", "models.py", "common/config.py",
     "training/data.py", "training/trainer.py", "training/checkpoints.py", "training/scheduler.py",
     "fast/modules.py", "fast/graphs.py", "fast/stacked.py",
@@ -75,11 +75,12 @@ def sha256_of(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _code_versions():
-    return {name: sha256_of(PROJECT / name)[:16] for name in CODE_FILES if (PROJECT / name).is_file()}
+def code_versions(names):
+    """First 16 digits of the SHA-256 of files of the project, without those that are not there."""
+    return {name: sha256_of(PROJECT / name)[:16] for name in names if (PROJECT / name).is_file()}
 
 
-CODE_VERSIONS = _code_versions()  # of what is imported: a long training may outlive it on disk
+CODE_VERSIONS = code_versions(CODE_FILES)  # of what is imported: a long training may outlive it on disk
 
 # ------------------------------------------------------------------------------------------- writing
 

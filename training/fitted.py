@@ -14,6 +14,11 @@ from common.cli import Progress, format_duration
 from comparisons.normalize import normalize
 from training import scheduler
 
+CODE_FILES = (  # what the scores of a fitted method depend on, beside its own file
+    "features.py", "protocols.py", "common/config.py", "common/vectors.py", "training/fitted.py",
+    "comparisons/classifiers.py", "comparisons/descriptors.py", "comparisons/normalize.py",
+)  # fmt: skip
+
 
 def train_fitted(pending, database, features_of, folds_total):
     """Fit the pending jobs that no other process has finished or is fitting, one after the other."""
@@ -28,7 +33,8 @@ def fit_fold(job, database, loaded, folds_total, progress):
     """Fit a fold and write its files; RunError where the scores are no distribution over the classes."""
     start, classes, test = time.perf_counter(), len(database.classes), job.fold.test
     (job.folder / runs.DONE_FILE).unlink(missing_ok=True)
-    run_config = scheduler.describe(job, database, loaded, folds_total, engine="numpy", deterministic=True)
+    code = runs.code_versions([*CODE_FILES, f"comparisons/{job.method.name.replace('-', '_')}.py"])
+    run_config = scheduler.describe(job, database, loaded, folds_total, code=code, engine="numpy", deterministic=True)
     runs.write_json(job.folder / "config.json", asdict(run_config))
     x = inputs_of(loaded)
     try:

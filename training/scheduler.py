@@ -120,8 +120,8 @@ def remove_leftovers(job):
                 runs.remove_leftovers(job.folder)
 
 
-def describe(job, database, loaded, folds_total, device="cpu", **machine):
-    """RunConfig of a job on a device; `machine`: engine, folds at once and so on."""
+def describe(job, database, loaded, folds_total, device="cpu", code=runs.CODE_VERSIONS, **machine):
+    """RunConfig of a job on a device; `code`: versions of its files, `machine`: engine, folds at once and so on."""
     facts = runs.DatabaseFacts(
         name=database.name,
         language=database.language,
@@ -142,7 +142,7 @@ def describe(job, database, loaded, folds_total, device="cpu", **machine):
         train_speakers=sorted(set(database.speakers[job.train_utterances].tolist())),
         test_speakers=sorted(set(database.speakers[job.fold.test].tolist())),
         test=[database.ids[i] for i in job.fold.test],
-        code=runs.CODE_VERSIONS,
+        code=code,
         machine=dict(
             device=torch.cuda.get_device_name() if device == "cuda" else processor_name(),
             **machine,
