@@ -27,7 +27,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))
 
 import protocols
-from common import cli, config, runs
+from common import cli, config, methods, runs
 from reporting import figures, published, summary, tables
 
 # ------------------------------------------------------------------------------------ the study as data
@@ -104,7 +104,7 @@ def folder_of(name):
 
 def settings_of(arguments, model):
     """Settings of a run that arguments of train.py give."""
-    return config.settings_of(config.parse_command_line(["--model", model, *arguments]), model)
+    return config.settings_of(config.parse_command_line(["--model", model, *arguments]), methods.find(model))
 
 
 def train_commands(options, name):
@@ -131,7 +131,7 @@ def check_results(options, name, command):
     path = options.results / folder_of(name) / protocols.database_name(options.db) / published.RUNS_FILE
     if not path.exists() or (wanted.model, wanted.protocol) not in (found := published.read(path).runs):
         return
-    settings = dict(config.settings_of(wanted, wanted.model), eval_every=wanted.eval_every)
+    settings = dict(config.settings_of(wanted, methods.find(wanted.model)), eval_every=wanted.eval_every)
     found = found[wanted.model, wanted.protocol][0]["settings"]
     for setting in ("eval_every", *config.CORE_SETTINGS, *config.OPEN_SETTINGS):
         if settings.get(setting) != found.get(setting):

@@ -19,7 +19,11 @@ the largest autocorrelation, without a cepstrum; the centroid of a contour weigh
 divisor is not nearly 0; the edges of a contour are repeated for averages and differences.
 """
 
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -331,4 +335,33 @@ def mfcc_pitch_hnr(wave):
     return np.concatenate([contours, delta(contours)], 1).astype(np.float32)
 
 
-DESCRIPTORS = {"openear": openear, "is09": is09, "hu": hu, "mfcc39": mfcc39, "mfcc_pitch_hnr": mfcc_pitch_hnr}
+@dataclass(frozen=True)
+class Descriptor:
+    """Descriptors of a recording, in the form that features.load caches; a call computes them from a wave."""
+
+    name: str
+    function: Callable  # wave (samples,) -> (D,) or (T, D) float32
+    size: int  # D
+    sample_rate: int = SAMPLE_RATE
+
+    def __call__(self, wave):
+        return self.function(wave)
+
+    @property
+    def row_shape(self):
+        """Shape of a row, (D,)."""
+        return (self.size,)
+
+    def rows_of(self, wave):
+        """Rows of a recording, float32 (1 or T, D)."""
+        return self.function(wave).reshape(-1, self.size)
+
+    def cache_key(self):
+        """Text that changes with the name and with the code of this file."""
+        return self.name + hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+
+
+DESCRIPTORS = {
+    function.__name__: Descriptor(function.__name__, function, size)
+    for function, size in ((openear, 6552), (is09, 384), (hu, 416), (mfcc39, 39), (mfcc_pitch_hnr, 30))
+}

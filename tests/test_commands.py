@@ -15,7 +15,7 @@ from helpers import PROJECT, command, folder_of, run_train
 
 import evaluate
 import train
-from common import cli, config, runs, synthetic
+from common import cli, config, methods, runs, synthetic
 
 pytestmark = pytest.mark.usefixtures("tiny")
 
@@ -113,7 +113,7 @@ def test_each_layout_goes_from_recordings_to_a_table(layout, folds, tmp_path, ca
 
 
 def test_without_options_it_trains_10_epochs_on_a_corpus_that_it_writes(tmp_path, monkeypatch, capsys):
-    assert config.settings_of(config.parse_command_line([]), "tft")["epochs"] == 10
+    assert config.settings_of(config.parse_command_line([]), methods.find("tft"))["epochs"] == 10
     monkeypatch.setenv("SER_DATA", str(tmp_path / "data"))
     monkeypatch.chdir(tmp_path)
     quick = ["--model", "atnn", "--fold", "S2", "--epochs", 1]

@@ -10,7 +10,7 @@ from helpers import command, folder_of, log_of, outcome, run_train, stop_before
 import evaluate
 import features
 import predict
-from common import cli, config, runs
+from common import cli, config, methods, runs
 from reporting import figures, tables
 
 pytestmark = pytest.mark.usefixtures("tiny")
@@ -62,8 +62,8 @@ def default_runs(manifest, tmp_path_factory):
 def settings_and_deviations(*arguments):
     """Model -> settings, model -> deviations."""
     options = config.parse_command_line([*arguments, "--model", "all"])
-    config.check_options(options)
-    settings = {model: config.settings_of(options, model) for model in config.PAPER_SETTINGS}
+    config.check_options(options, config.methods_of(options))
+    settings = {model: config.settings_of(options, methods.find(model)) for model in config.PAPER_SETTINGS}
     return settings, {model: config.deviations_of(dict(part, model=model)) for model, part in settings.items()}
 
 
@@ -88,7 +88,7 @@ def test_defaults_leave_no_trace_given_or_not(default_runs):
     given = ["--overlap", "0.0", "--log-floor", "1e-6", "--dropout", "0", "--aggregation", "mean", "--gate", "sigmoid"]
     given += ["--bn-momentum", "0.1", "--f-encoder-heads", "2", "--t-attention-input", "log-mel"]
     assert settings_and_deviations("--db", "casia", *given) == (plain, deviations)
-    assert config.front_end_of("tft", {}) == features.FRONT_ENDS["tft"]
+    assert config.front_end_of(methods.find("tft"), {}) == features.FRONT_ENDS["tft"]
 
 
 @pytest.mark.parametrize("option", CASES)
