@@ -190,6 +190,12 @@ def methods_of(options):
     return [replace(method, vectors=options.features or "") if method.uses_vectors else method for method in found]
 
 
+def seeds_of(options, method):
+    """Seeds to train: those of the options, but only the first for a method that gives the same results for each."""
+    seeds = parse_seeds(options.seed)
+    return seeds if method.is_seeded else seeds[:1]
+
+
 def tracks_of(options):
     """Tracks to train that the options name."""
     return list(TRAINED_TRACKS) if options.track == "all" else [options.track]

@@ -97,6 +97,11 @@ class Method:
         return hashlib.sha256(self.source).hexdigest() if self.source else ""
 
     @property
+    def is_seeded(self):
+        """True if results depend on the seed."""
+        return not self.is_fitted or getattr(self.module, "SEEDED", True)
+
+    @property
     def uses_vectors(self):
         """True of a fitted method that works on a vector of each utterance."""
         return self.is_fitted and self.module.DESCRIPTORS in VECTOR_DESCRIPTORS

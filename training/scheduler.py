@@ -97,7 +97,7 @@ def make_jobs(options, chosen, database, folds, features_of):
         settings["utterances"] = database.digest[:16]
         settings["recordings"] = features_of[method.name].digest[:16]
         tracks = ["last"] if method.is_fitted else config.tracks_of(options)
-        for seed, fold, track in product(config.parse_seeds(options.seed), folds, tracks):
+        for seed, fold, track in product(config.seeds_of(options, method), folds, tracks):
             jobs.append(make_job(options, method, database, fold, seed, track, settings, deviations))
     return jobs
 
