@@ -31,9 +31,8 @@ from common import audio, cli, config, runs
 
 BATCH = 64  # segments scored at once; more gain nothing on a CPU
 GROUP = 16  # recordings that a thread takes at once
-USED_CODE = (  # of a prediction
-    "common/audio.py", "features.py", "models.py", "protocols.py", "training/data.py", "fast/modules.py",
-)  # fmt: skip
+USED_CODE = ("common/audio.py", "features.py", "protocols.py", "training/data.py")  # of a prediction
+NETWORK_CODE = ("models.py", "fast/modules.py")  # of a prediction by a network of the papers
 WARNING = "warning: a model of acted speech transfers poorly to other voices, rooms and languages"
 
 # ------------------------------------------------------------------------------------------- the models
@@ -78,8 +77,9 @@ def load_models(folders, device):
 def notes(folders, loaded):
     """Lines that a reader of the predictions should know about the models."""
     yield WARNING
-    now = runs.CODE_VERSIONS
-    other = [name for name in USED_CODE if any(model.code.get(name) != now.get(name) for model in loaded)]
+    now, is_of_user = runs.CODE_VERSIONS, "method_sha256" in loaded[0].settings
+    used = USED_CODE if is_of_user else (*USED_CODE, *NETWORK_CODE)
+    other = [name for name in used if any(model.code.get(name) != now.get(name) for model in loaded)]
     if other:
         yield f"{folders[0]}: was trained with another version of {' and '.join(other)}; predictions may differ"
     total = runs.read_config(folders[0]).folds_total
@@ -131,7 +131,9 @@ def find_files(paths, report):
         passed_over.append(f"linked folders not searched: {', '.join(sorted(links)[:5])}"
                            f"{f' and {len(links) - 5} more' if len(links) > 5 else ''}; name them too")  # fmt: skip
     if closed:
-        passed_over.append(f"folders that may not be opened: {len(closed)}, such as {closed[0]}; change their permissions")
+        passed_over.append(
+            f"folders that may not be opened: {len(closed)}, such as {closed[0]}; change their permissions"
+        )
     return files, passed_over
 
 

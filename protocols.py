@@ -8,7 +8,8 @@
 `open_database` refuses a database whose counts differ from the published ones, unless `partial=True`.
 `python train.py --check --db casia` lists what a database holds, and its problems, before training.
 To add a corpus without code, write a manifest, such as a CSV file (path,emotion,speaker[,session][,start,end]), and
-give its path as `--db`; common/manifests.py has the names of columns. To add it in code, write a reader (root -> Utterance, ...) and enter it in `DATABASES`.
+give its path as `--db`; common/manifests.py has the names of columns. To add it in code, write a reader
+(root -> Utterance, ...) and enter it in `DATABASES`.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Train the models of both papers under leave-one-speaker-out and save what the tables are made of.
+"""Train the networks of both papers and other methods under leave-one-speaker-out and save what the tables are made of.
 
     python train.py                                        # TFT on the small synthetic corpus, 10 epochs
     python train.py --check --db casia --root data/casia   # what a corpus holds and what is wrong with it
@@ -6,6 +6,8 @@
     python train.py --db casia --root data/casia --model all --seed 0-4
     python train.py --db my/corpus.csv --epochs 100        # columns path,emotion,speaker
     python train.py --db casia --fold none                 # on all speakers, for predict.py; tests nobody
+    python train.py --db casia --model my_net.py           # a network of your own, see common/methods.py
+    python train.py --db casia --model classical           # the comparison methods that are fitted at once
     python train.py --db casia --overlap 0.5 --runs runs-overlap     # a setting that the papers leave open
 
 For each model, seed and fold it trains on the other speakers, scores the fold's utterances with the model of the last
@@ -16,9 +18,9 @@ Processes that work on the same --runs share the folds out: started by hand, by 
 """
 
 import contextlib
-import os
 import shlex
 import sys
+from itertools import product
 from pathlib import Path
 
 import protocols
@@ -49,8 +51,9 @@ def make_synthetic(options):
 
 def train(options):
     """Train what the options name, then print a table of it."""
-    config.check_options(options)  # errors in the command come before anything is read
-    from training import data, scheduler
+    methods = config.methods_of(options)
+    config.check_options(options, methods)  # errors in the command come before anything is read
+    from training import data, fitted, scheduler
 
     rank, count = scheduler.rank_and_world_size()
     if options.device == "cuda" or options.engine not in ("auto", "eager"):
@@ -59,15 +62,13 @@ def train(options):
     database = protocols.open_database(options.db, options.root, options.partial)
     folds = protocols.make_folds(database, options.protocol)
     chosen = protocols.select_folds(folds, options.fold)
+    scheduler.check_methods(options, methods, database)
     counts = ", ".join(f"{label} {amount}" for label, amount in database.counts().items())
     speakers = len(set(database.speakers.tolist()))
     print(f"{database.name}: {len(database.ids)} utterances, {speakers} speakers: {counts}")
-    front_ends = {
-        config.PAPER_SETTINGS[model].front_end: config.front_end_of(model, config.settings_of(options, model))
-        for model in config.models_of(options)
-    }
-    features_of = {name: data.load_features(database, front_end) for name, front_end in front_ends.items()}
-    jobs = scheduler.own_share_first(scheduler.make_jobs(options, database, chosen, features_of), rank, count)
+    features_of = data.load_all(options, database, methods)
+    jobs = scheduler.make_jobs(options, methods, database, chosen, features_of)
+    jobs = scheduler.own_share_first(jobs, rank, count)
     for job in jobs:
         scheduler.remove_leftovers(job, database)
     pending = [job for job in jobs if not scheduler.is_finished(job, database)]
@@ -79,7 +80,10 @@ def train(options):
     if pending:
         share = f", share {rank + 1} of {count} first" if count > 1 else ""
         print(f"{database.name}: {len(pending)} folds to train{share}", flush=True)
-        scheduler.FoldScheduler(options, database, features_of, len(folds), jobs, count).train(pending)
+        fitted.train_fitted([job for job in pending if job.method.is_fitted], database, features_of, len(folds))
+        if networks := [job for job in pending if not job.method.is_fitted]:
+            of_networks = [job for job in jobs if not job.method.is_fitted]
+            scheduler.FoldScheduler(options, database, features_of, len(folds), of_networks, count).train(networks)
         if missing := sum(not scheduler.is_finished(job) for job in pending):
             print(f"{missing} of {len(jobs)} folds are in training by other processes")
     if options.fold == protocols.NO_FOLD:
@@ -88,27 +92,27 @@ def train(options):
     elif missing:
         print(f"tables, when they are done: {tables_command(options, database)}")
     else:
-        print_summary(options, database)
+        print_summary(options, methods, database)
 
 
-def print_summary(options, database):
+def print_summary(options, methods, database):
     """Print a table of what the command was to train, as far as it is there."""
-    cells, notes = [], []
-    for model in config.models_of(options):
-        for track in config.tracks_of(options):
-            try:
-                seeds = config.parse_seeds(options.seed)
-                found, _ = summary.collect(options.runs, options.protocol, seeds, track, database.name, model)
-                row = summary.summarize(found.get((database.name, model), {}))
-            except runs.RunError as error:  # earlier runs of other settings in the same folder
-                notes.append(str(error))
-                continue
-            if row:
-                cells.append([
-                    model, track, tables.ranges(row.seeds), f"{row.folds_done}/{row.folds_total}",
-                    tables.percent(row.war, row.war_std), tables.percent(row.uar, row.uar_std),
-                ])  # fmt: skip
-                notes += [note for note in row.notes if note not in notes]
+    cells, notes, seeds = [], [], config.parse_seeds(options.seed)
+    for method, track in product(methods, config.tracks_of(options)):
+        try:
+            found, _ = summary.collect(options.runs, options.protocol, seeds, track, database.name, method.name)
+            row = summary.summarize(found.get((database.name, method.name), {}))
+        except runs.RunError as error:  # earlier runs of other settings in the same folder
+            notes.append(str(error))
+            continue
+        if row:
+            cells.append([
+                tables.marked(method.name, row.transductive), track, tables.ranges(row.seeds),
+                f"{row.folds_done}/{row.folds_total}",
+                tables.percent(row.war, row.war_std), tables.percent(row.uar, row.uar_std),
+            ])  # fmt: skip
+            its_notes = [*([tables.TRANSDUCTIVE_NOTE] if row.transductive else []), *row.notes]
+            notes += [note for note in its_notes if note not in notes]
     header = ["model", "track", "seeds", "folds", "WAR", "UAR"]
     print("\n" + tables.as_text(f"{database.name}, leave one {options.protocol} out", header, cells, notes))
     print(f"tables: {tables_command(options, database)}")

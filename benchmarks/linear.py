@@ -93,7 +93,7 @@ def z_score_by_speaker(database, x):
 
 def main(arguments=None):
     parser = cli.CommandParser(__doc__)
-    parser.add_argument("--db", required=True, help="database, or the path of a manifest .csv")
+    parser.add_argument("--db", required=True, help="database, or the path of a manifest")
     parser.add_argument("--root", help="folder of the recordings (default: $SER_DATA/<db>, else data/<db>)")
     parser.add_argument("--protocol", default="speaker", choices=protocols.PROTOCOLS, help="what a fold tests")
     parser.add_argument("--partial", action="store_true", help="accept a database of other counts")

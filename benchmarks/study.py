@@ -27,7 +27,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))
 
 import protocols
-from common import cli, config, runs
+from common import cli, config, methods, runs
 from reporting import figures, published, summary, tables
 
 # ------------------------------------------------------------------------------------ the study as data
@@ -74,6 +74,7 @@ BASELINE = "epochs-10-15"  # the study that the changed settings are compared wi
 STUDIES = {
     "main": Study("the papers' tables", dict.fromkeys(FAMILIES, "--track all"), ablations=True),
     "epochs-100": Study("TFT for as long as ATFNN", dict(tft="--epochs 100"), ablations=True),
+    "epochs-100-normalization-none": Study("the same, not normalised", dict(tft="--epochs 100 --normalization none")),
     "epochs-30": Study(
         "held-out speakers for longer", {network: f"--track validation {LONGER[network]}" for network in LONGER}
     ),
@@ -103,7 +104,7 @@ def folder_of(name):
 
 def settings_of(arguments, model):
     """Settings of a run that arguments of train.py give."""
-    return config.settings_of(config.parse_command_line(["--model", model, *arguments]), model)
+    return config.settings_of(config.parse_command_line(["--model", model, *arguments]), methods.find(model))
 
 
 def train_commands(options, name):
@@ -130,7 +131,7 @@ def check_results(options, name, command):
     path = options.results / folder_of(name) / protocols.database_name(options.db) / published.RUNS_FILE
     if not path.exists() or (wanted.model, wanted.protocol) not in (found := published.read(path).runs):
         return
-    settings = dict(config.settings_of(wanted, wanted.model), eval_every=wanted.eval_every)
+    settings = dict(config.settings_of(wanted, methods.find(wanted.model)), eval_every=wanted.eval_every)
     found = found[wanted.model, wanted.protocol][0]["settings"]
     for setting in ("eval_every", *config.CORE_SETTINGS, *config.OPEN_SETTINGS):
         if settings.get(setting) != found.get(setting):
@@ -473,7 +474,7 @@ def parse_command_line(arguments=None):
     end = arguments.index("--") if "--" in arguments else len(arguments)
     parser = cli.CommandParser(__doc__)
     add = parser.add_argument
-    add("--db", required=True, help="database, or the path of a manifest .csv")
+    add("--db", required=True, help="database, or the path of a manifest")
     add("--root", help="folder of the recordings (default: as of train.py)")
     add("--part", nargs="+", choices=PARTS, default=["main"], metavar="PART", help="studies to run (default main)")
     add("--model", nargs="+", choices=MODELS, default=MODELS, help="models to train (default: all of a study)")

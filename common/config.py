@@ -1,7 +1,8 @@
-"""Settings of the papers, the options of train.py, and what of both deviates from the papers.
+"""The options of train.py, the settings of a run that follow from them, and what of these deviates from the papers.
 
     options = parse_command_line(["--model", "tft", "--overlap", "0.5"])
-    settings_of(options, "tft")     # {"epochs": 1000, "batch_size": 64, ..., "overlap": 0.5}
+    (method,) = methods_of(options)
+    settings_of(options, method)    # {"epochs": 1000, "batch_size": 64, ..., "overlap": 0.5}
 
 A run records all CORE_SETTINGS, and of OPEN_SETTINGS, which the papers leave open, those that are not the default.
 """
@@ -14,34 +15,14 @@ from dataclasses import dataclass, field, fields, replace
 
 import features
 import protocols
-from common import cli
+from common import cli, methods
+from common.methods import PAPER_SETTINGS, TFT
 from common.runs import TRAINED_TRACKS
 
+NORMALIZATIONS = ("fold", "none", "segment", "utterance", "speaker")
 SYNTHETIC_EPOCHS = 10  # default on the synthetic corpus, where a demonstration is wanted and no result
 SPEAKER_STATISTICS_NEED = "needs all recordings of each speaker, by name"  # --normalization speaker
 MOST_SEEDS = 1_000  # of a command
-
-# ------------------------------------------------------------------------------- settings of the papers
-
-
-@dataclass(frozen=True)
-class PaperSettings:
-    """Training settings of a paper, and its front end."""
-
-    front_end: str
-    epochs: int
-    batch_size: int
-    lr: float
-    pre_emphasis: str
-
-
-TFT = PaperSettings("tft", epochs=1000, batch_size=64, lr=1e-3, pre_emphasis="segment")  # TFT section 3.3
-ATFNN = PaperSettings("atfnn", epochs=100, batch_size=128, lr=5e-4, pre_emphasis="none")  # ATFNN III-C, epochs ours
-PAPER_SETTINGS = {
-    **dict.fromkeys(("tft", "tft-t+f", "tft-t+tf", "tft-f+tf"), TFT),
-    **dict.fromkeys(("atfnn", "afnn", "atnn", "tfnn"), ATFNN),
-}
-NORMALIZATIONS = ("fold", "none", "segment", "utterance", "speaker")
 
 # --------------------------------------------------------------------------------------------- options
 
@@ -64,9 +45,17 @@ OF_TFT = tuple(model for model, settings in PAPER_SETTINGS.items() if settings i
 class Options:
     """Options of train.py, a line each; None means the paper's value for the model."""
 
-    db: str = option("synthetic", f"database: {', '.join(protocols.DATABASES)}, or the path of a manifest (.csv, .tsv, .json)")
+    db: str = option(
+        "synthetic", f"database: {', '.join(protocols.DATABASES)}, or the path of a manifest (.csv, .tsv, .json)"
+    )
     root: str = option(None, "folder of the recordings (default: $SER_DATA/<db>, else data/<db>, or a manifest's own)")
-    model: str = option("tft", "model to train", choices=(*PAPER_SETTINGS, "all"))
+    model: str = option(
+        "tft", f"method: {', '.join((*PAPER_SETTINGS, *methods.COMPARISONS))}, the groups {', '.join(methods.GROUPS)}, "
+        "or the path of a file with a network of your own",
+    )  # fmt: skip
+    features: str = option(
+        None, "vectors of the utterances made elsewhere, .npz or .csv, for a method that uses vectors"
+    )
     fold: str = option("all", "fold: 1..K, a speaker or session by name, all, or none: train on everyone, test nobody")
     protocol: str = option("speaker", "what a fold tests and does not train on", choices=protocols.PROTOCOLS)
     seed: str = option("0", "seed, a range such as 0-4, or several: 0-2,5")
@@ -95,8 +84,9 @@ class Options:
     check: bool = option(False, "list what the corpus holds and what is wrong with it; train nothing")
     quiet: bool = option(False, "print nothing but errors")
     normalization: str = open_option(
-        ALL, "fold", "z-score per band, from what; speaker: each speaker's own, transductive", choices=NORMALIZATIONS
-    )
+        ALL, None, "z-score per band, from what; speaker: each speaker's own, transductive (fold; lld-gmm utterance)",
+        choices=NORMALIZATIONS,
+    )  # fmt: skip
     overlap: float = open_option(ALL, 0, "share of a segment that the next segment holds too, up to 0.75", least=0)
     pre_emphasis: str = open_option(
         ALL, None, "0.97 within each segment, or of the utterance before it is cut (TFT segment, ATFNN none)",
@@ -131,6 +121,9 @@ OPEN_SETTINGS = {  # other open settings, recorded where they are not the defaul
     for part in fields(Options)
     if "models" in part.metadata and part.name not in CORE_SETTINGS
 }
+
+
+SETTINGS_OF_ANY_NETWORK = ("overlap", "pre_emphasis", "log_floor", "aggregation")  # of OPEN_SETTINGS
 
 
 def bounded(kind, least, below=2**31):
@@ -193,38 +186,80 @@ def parse_seeds(text):
 # ------------------------------------------------------------------------------------ settings of a run
 
 
-def default_of(name, model):
-    """Default of a setting: the paper's value, else ours."""
-    return getattr(PAPER_SETTINGS[model], name, getattr(Options, name))
+def methods_of(options):
+    """Methods that the options name, with the vectors that they use; UsageError or MethodError where there is none."""
+    found = [methods.find(model) for model in methods.GROUPS.get(options.model, (options.model,))]
+    return [replace(method, vectors=options.features or "") if method.uses_vectors else method for method in found]
 
 
-def settings_of(options, model):
-    """Settings of a run: CORE_SETTINGS, and those of OPEN_SETTINGS that the model has and that are not the default."""
-    values = {name: getattr(options, name) for name in (*CORE_SETTINGS, *OPEN_SETTINGS)}
-    values = {name: default_of(name, model) if value is None else value for name, value in values.items()}
-    if options.db == "synthetic" and options.epochs is None:
+def seeds_of(options, method):
+    """Seeds to train: those of the options, but only the first for a method that gives the same results for each."""
+    seeds = parse_seeds(options.seed)
+    return seeds if method.is_seeded else seeds[:1]
+
+
+def tracks_of(options):
+    """Tracks to train that the options name."""
+    return list(TRAINED_TRACKS) if options.track == "all" else [options.track]
+
+
+def has_setting(method, name):
+    """True if a method has one of OPEN_SETTINGS."""
+    if method.is_of_papers:
+        return method.name in OPEN_SETTINGS[name]
+    return not method.is_fitted and name in SETTINGS_OF_ANY_NETWORK
+
+
+def default_of(name, method):
+    """Default of a setting: the method's value, else ours."""
+    default = method.defaults.get(name, getattr(Options, name, None))
+    return "fold" if name == "normalization" and default is None else default
+
+
+def settings_of(options, method):
+    """Settings of a run of a method: CORE_SETTINGS, and of OPEN_SETTINGS those that it has and that are no default.
+
+    A network's file adds its optimiser, class weights and SHA-256; a method that is fitted at once has no epochs.
+    """
+    names = ("normalization",) if method.is_fitted else (*CORE_SETTINGS, *OPEN_SETTINGS)
+    values = {name: getattr(options, name) for name in names}
+    values = {name: default_of(name, method) if value is None else value for name, value in values.items()}
+    states_epochs = "epochs" in getattr(method.module, "SETTINGS", {})
+    if options.db == "synthetic" and options.epochs is None and "epochs" in values and not states_epochs:
         values["epochs"] = SYNTHETIC_EPOCHS
-    return {
+    settings = {
         name: value
         for name, value in values.items()
-        if name in CORE_SETTINGS or (model in OPEN_SETTINGS[name] and value != default_of(name, model))
+        if name in CORE_SETTINGS or (has_setting(method, name) and value != default_of(name, method))
     }
+    if not method.is_of_papers and not method.is_fitted:
+        settings |= {name: method.defaults[name] for name in ("optimizer", "optimizer_options", "class_weights")}
+    return settings | (dict(method_sha256=method.sha256) if method.sha256 else {})
 
 
 def deviations_of(settings):
-    """A line for each setting that is not the paper's, or where the paper is silent not our default."""
+    """A line for each setting that is not the paper's, or where the paper is silent not our default.
+
+    A network of the user's own has no paper: its epochs, batch size and learning rate deviate from nothing.
+    """
     model, lines = settings["model"], []
+    if model in PAPER_SETTINGS or model in methods.COMPARISONS:
+        method = methods.find(model)
+    else:
+        method = methods.Method(model, {}, front_end="tft")
     for name in (*CORE_SETTINGS, *OPEN_SETTINGS):
-        value, expected = settings.get(name, default_of(name, model)), default_of(name, model)
-        if value != expected:
-            lines.append(f"{name} {value} instead of {expected}")
-            if value == "speaker":
-                lines[-1] += ", transductive: a tested speaker's statistics are of all its own recordings"
+        expected = default_of(name, method)
+        value = settings.get(name, expected)
+        if expected is None or value == expected:
+            continue
+        lines.append(f"{name} {value} instead of {expected}")
+        if value == "speaker":
+            lines[-1] += ", transductive: a tested speaker's statistics are of all its own recordings"
     return lines
 
 
 def is_possible(name, value, model):
-    """Check that the command line can give the model this value of one of OPEN_SETTINGS."""
+    """Check that the command line can give a model of the papers this value of one of OPEN_SETTINGS."""
     part = Options.__dataclass_fields__[name]
     if model not in OPEN_SETTINGS[name] or type(value) is not part.type:
         return False
@@ -233,51 +268,78 @@ def is_possible(name, value, model):
     return "least" not in part.metadata or part.metadata["least"] <= value < part.metadata.get("below", math.inf)
 
 
-def front_end_of(model, settings):
-    """FrontEnd of a model's paper, changed as the settings of a run ask."""
-    front_end = features.FRONT_ENDS[PAPER_SETTINGS[model].front_end]
-    changes = dict(overlap=float(settings.get("overlap", 0)), log_floor=settings.get("log_floor", front_end.log_floor))
+def front_end_of(method, settings):
+    """FrontEnd of a method, changed as the settings of a run ask."""
+    front_end = method.base_front_end()
+    changes = dict(
+        overlap=float(settings.get("overlap", front_end.overlap)),
+        log_floor=settings.get("log_floor", front_end.log_floor),
+    )
     if scope := settings.get("pre_emphasis"):
         changes["pre_emphasis"] = 0.0 if scope == "none" else features.FRONT_ENDS["tft"].pre_emphasis
         changes["pre_emphasis_scope"] = "utterance" if scope == "utterance" else "segment"
     return replace(front_end, **changes)
 
 
-def models_of(options):
-    """Models that the options name."""
-    return list(PAPER_SETTINGS) if options.model == "all" else [options.model]
+def check_options(options, chosen=None):
+    """Raise UsageError for options that none of the chosen methods has, or that contradict each other.
 
-
-def tracks_of(options):
-    """Tracks to train that the options name."""
-    return list(TRAINED_TRACKS) if options.track == "all" else [options.track]
-
-
-def check_options(options):
-    """Raise UsageError for an option that none of the models has, and for options that contradict each other."""
+    chosen: methods of these options, where they are there already.
+    """
+    chosen = chosen or methods_of(options)
     if not options.runs or (os.path.exists(options.runs) and not os.path.isdir(options.runs)):
         raise protocols.UsageError(f"--runs {options.runs}: is no folder; name one that is, or that can be made")
     parse_seeds(options.seed)
+    check_networks(options, chosen)
     if options.track != "last" and options.fold == protocols.NO_FOLD:
         raise protocols.UsageError(f"--track {options.track}: --fold none holds nobody out; drop --track")
     if options.track != "last" and not options.eval_every:
         raise protocols.UsageError(
             "--eval-every 0: the validation track chooses among evaluated epochs; give 1 or more"
         )
-    models = models_of(options)
     for name, having in OPEN_SETTINGS.items():
-        if getattr(options, name) != getattr(Options, name) and not set(models) & set(having):
+        if getattr(options, name) != getattr(Options, name) and not any(has_setting(m, name) for m in chosen):
             raise protocols.UsageError(
                 f"{flag(name)}: only {', '.join(having)} have it, not {options.model}; drop the option"
             )
-    for model in models:
-        front_end = front_end_of(model, settings_of(options, model))
-        if not front_end.overlap_fits():
+    for method in chosen:
+        settings = settings_of(options, method)
+        if settings["normalization"] not in (possible := normalizations_of(method)):
+            raise protocols.UsageError(
+                f"--normalization {settings['normalization']}: choose {', '.join(possible)} for {method.name}"
+            )
+        if settings["normalization"] == "speaker" and options.fold == protocols.NO_FOLD:
+            raise protocols.UsageError(
+                f"--normalization speaker: {SPEAKER_STATISTICS_NEED}; choose another for --fold none"
+            )
+        front_end = None if method.is_fitted else front_end_of(method, settings)
+        if front_end and not front_end.overlap_fits():
             raise protocols.UsageError(
                 f"--overlap {options.overlap}: must be at most {features.MAX_OVERLAP} and a whole number of the "
                 f"{front_end.frames} frames of a segment, such as 0.5"
             )
     if options.dropout and options.engine in ("graph", "compiled"):
         raise protocols.UsageError("--dropout: has not been tried with recorded steps; use --engine eager")
-    if options.normalization == "speaker" and options.fold == protocols.NO_FOLD:
-        raise protocols.UsageError(f"--normalization speaker: {SPEAKER_STATISTICS_NEED}; choose another for --fold none")
+
+
+def normalizations_of(method):
+    """Values of --normalization that a method can have."""
+    if not method.is_fitted:
+        return NORMALIZATIONS
+    return ("fold", "none", "speaker") if method.uses_vectors else ("fold", "none", "utterance", "speaker")
+
+
+def check_networks(options, chosen):
+    """Raise UsageError for options of networks where all chosen methods are fitted at once, and the other way round."""
+    fitted = [method.name for method in chosen if method.is_fitted]
+    if fitted and options.fold == protocols.NO_FOLD:
+        raise protocols.UsageError(f"--fold none: is for networks, {fitted[0]} has no model for predict.py; drop it")
+    if options.features and not any(method.uses_vectors for method in chosen):
+        raise protocols.UsageError(f"--features: {options.model} uses no utterance vectors; use such as lld-svm")
+    if len(fitted) < len(chosen):
+        return
+    for name in ("epochs", "batch_size", "lr", "precision"):
+        if getattr(options, name) != getattr(Options, name):
+            raise protocols.UsageError(f"{flag(name)}: {options.model} is fitted at once, without epochs; drop it")
+    if options.track != "last":
+        raise protocols.UsageError(f"--track {options.track}: {options.model} has no epochs to choose from; drop it")

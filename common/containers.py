@@ -14,10 +14,11 @@ CODECS = {  # format tag -> codec; the bytes of these give the number of samples
     0x0011: "IMA ADPCM", 0x0031: "GSM 6.10", 0x0038: "NMS ADPCM", 0x0040: "G.721 ADPCM",
 }  # fmt: skip
 OTHER_CODECS = {
-    0x0050: "MPEG audio", 0x0055: "MP3", 0x00FF: "AAC", 0x1600: "AAC", 0x1602: "AAC", 0x1610: "AAC", 0x0022: "TrueSpeech",
-    0x0014: "G.723 ADPCM", 0x0042: "G.723.1", 0x0045: "G.726 ADPCM", 0x0064: "G.726 ADPCM", 0x0065: "G.722",
+    0x0050: "MPEG audio", 0x0055: "MP3", 0x00FF: "AAC", 0x1600: "AAC", 0x1602: "AAC", 0x1610: "AAC",
+    0x0022: "TrueSpeech", 0x0014: "G.723 ADPCM", 0x0042: "G.723.1", 0x0045: "G.726 ADPCM", 0x0064: "G.726 ADPCM", 0x0065: "G.722",
     0x028F: "G.722", 0x0083: "G.729", 0x0160: "WMA", 0x0161: "WMA", 0x0162: "WMA", 0x0163: "WMA", 0x2000: "AC-3",
-    0x2001: "DTS", 0x674F: "Vorbis", 0x6750: "Vorbis", 0x6751: "Vorbis", 0x704F: "Opus", 0xA109: "Speex", 0xF1AC: "FLAC",
+    0x2001: "DTS", 0x674F: "Vorbis", 0x6750: "Vorbis", 0x6751: "Vorbis", 0x704F: "Opus", 0xA109: "Speex",
+    0xF1AC: "FLAC",
 }  # fmt: skip
 UNCOMPRESSED = (0x0001, 0x0003, 0x0006, 0x0007)
 STREAMED = 0x7FFF_F000  # bytes; a data chunk of this size or more was written before its length was known

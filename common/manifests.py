@@ -19,8 +19,8 @@ COLUMNS = {  # part of a row -> names of its column, without case, spaces and si
     "path": ("path", "file", "filename", "filepath", "wav", "wavpath", "wavfile", "audio", "audiopath", "audiofile",
              "audiofilepath", "audiofilename", "recording"),
     "emotion": ("emotion", "label", "class", "emo", "emotionlabel", "emotionclass", "emoclass", "emotionname"),
-    "speaker": ("speaker", "speakerid", "spk", "spkid", "spkr", "spkrid", "speakername", "subject", "subjectid", "actor",
-                "actorid"),
+    "speaker": ("speaker", "speakerid", "spk", "spkid", "spkr", "spkrid", "speakername", "subject", "subjectid",
+                "actor", "actorid"),
     "session": ("session", "sessionid"),
 }  # fmt: skip
 REQUIRED = ("path", "emotion", "speaker")
@@ -261,7 +261,9 @@ def choose_times(manifest, header, table):
 
 def refuse_both(manifest, part, first, second):
     """Raise DatabaseError for two columns that differ and could have the same meaning."""
-    raise DatabaseError(f"{manifest}: columns {first} and {second} could both be the {part}; rename or remove the other")
+    raise DatabaseError(
+        f"{manifest}: columns {first} and {second} could both be the {part}; rename or remove the other"
+    )
 
 
 def part_of(line, cells, times):

@@ -7,11 +7,13 @@
         predictions.csv    utterance, speaker, true emotion, one column of scores per class
         epochs.npz         scores after every `eval_every` epochs, for the tracks validation and oracle
         checkpoint.pt      weights, normalisation, classes, settings, code
+        method.py          of a method of the user's own: its file
         done.json          written last: epoch, speakers trained on, SHA-256 of the files above
         .state.pt          while a fold is in training: what it needs to resume
     runs/<database>/<model>/<protocol>/seed<k>/all/      of --fold none: the same files; no table counts it
 
-Names that begin with a dot are temporary: the process that holds a fold's lock removes what a killed process left.
+A method that is fitted at once, without epochs, has no log.csv, epochs.npz and checkpoint.pt. Names that begin with a
+dot are temporary: the process that holds a fold's lock removes what a killed process left.
 """
 
 import csv
@@ -33,6 +35,7 @@ import numpy as np
 from protocols import PREDICTION_COLUMNS, confusion, digest_of, uar, war
 
 DONE_FILE, STATE_FILE = "done.json", ".state.pt"
+METHOD_FILE = "method.py"
 REQUIRED_FILES = {"config.json", "predictions.csv"}  # done.json seals these and whatever else a method writes
 INDEX_COLUMNS = ("utterance", "emotion", "speaker", "session")
 FOLD_SETTINGS = ("seed", "fold", "fold_name", "held_out")  # in these alone the folds of a table row may differ
@@ -43,7 +46,7 @@ TRAINED_TRACKS = dict(  # tracks with a training of their own; the oracle choose
 REMEDY = "remove its folder and repeat the training command"
 
 PROJECT = Path(__file__).resolve().parents[1]
-CODE_FILES = (  # what scores depend on
+CODE_FILES = (  # what the scores of a network depend on
     "features.py", "protocols.py", "models.py",
     "common/audio.py", "common/config.py", "common/containers.py", "common/manifests.py",
     "training/data.py", "training/trainer.py", "training/checkpoints.py", "training/scheduler.py",
@@ -75,11 +78,12 @@ def sha256_of(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _code_versions():
-    return {name: sha256_of(PROJECT / name)[:16] for name in CODE_FILES if (PROJECT / name).is_file()}
+def code_versions(names):
+    """First 16 digits of the SHA-256 of files of the project, without those that are not there."""
+    return {name: sha256_of(PROJECT / name)[:16] for name in names if (PROJECT / name).is_file()}
 
 
-CODE_VERSIONS = _code_versions()  # of what is imported: a long training may outlive it on disk
+CODE_VERSIONS = code_versions(CODE_FILES)  # of what is imported: a long training may outlive it on disk
 
 # ------------------------------------------------------------------------------------------- writing
 
@@ -265,6 +269,7 @@ class RunConfig:
     test: list[str]  # utterances that are tested
     code: dict[str, str]  # file -> version
     machine: dict
+    method: dict = field(default_factory=dict)  # facts about a method that is none of the papers' networks
     earlier_machines: list = field(default_factory=list)  # that trained the first epochs
 
 

@@ -42,7 +42,7 @@ CURVE_COLUMNS = ("model", "protocol", "seed", "track", "fold", "epoch", "loss") 
 REMEDY = "restore it, or remove its folder and export again"
 FORMAT = 2  # of runs.json
 RUN_IGNORES = (*FOLD_SETTINGS, "track")  # settings in which the folds of a run differ
-OTHER_PARTS = ("deviations", "folds_total", "database", "code", "machine", "earlier_machines")  # of config.json
+OTHER_PARTS = ("deviations", "folds_total", "database", "code", "machine", "method", "earlier_machines")  # of config.json
 
 # ----------------------------------------------------------------------------- the papers' own figures
 
@@ -373,7 +373,7 @@ def _add_run(by_track, first, index, columns, curves):
                 raise RunError(f"{fold.name()}: predicts otherwise than at epoch {epoch} in epochs.npz; {runs.REMEDY}")
             training = tuple(str(settings[name]) for name in CURVE_COLUMNS[:5])
             curves[training] = _curve_rows(training, curve, classes)
-        differs = {name: value for name, value in _other_parts(fold).items() if value != config.get(name, [])}
+        differs = {name: value for name, value in _other_parts(fold).items() if value != config.get(name, type(value)())}
         lines.append(PublishedFold(
             settings["seed"], track, settings["fold"], settings["fold_name"], epoch, correct,
             settings.get("held_out", []), differs,
@@ -416,9 +416,7 @@ def _shared_config(folds, first):
     parts = list(map(_other_parts, folds))
     values = {name: [part[name] for part in parts] for name in OTHER_PARTS}
     shared = {name: max(values[name], key=values[name].count) for name in OTHER_PARTS}
-    if not shared["earlier_machines"]:
-        del shared["earlier_machines"]
-    return dict(settings=settings, **shared)
+    return dict(settings=settings, **{name: value for name, value in shared.items() if value or name == "deviations"})
 
 
 def _curve_rows(training, curve, classes):

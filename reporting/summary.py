@@ -14,6 +14,7 @@ import numpy as np
 
 import protocols
 from common import runs
+from common.methods import EXTENTS, PAPER_SETTINGS
 from common.runs import DONE_FILE, TRAINED_TRACKS, RunError
 from reporting import published, significance, tables
 
@@ -43,6 +44,7 @@ class Summary:
     classes: list
     partial: bool
     transductive: bool  # normalised by statistics of the tested speakers' own recordings
+    method: dict  # facts about a method that is none of the papers' networks, see common/methods.py
     notes: list
 
 
@@ -167,6 +169,7 @@ def summarize(by_seed):
         classes=classes,
         partial=config.database.partial,
         transductive=is_transductive(config),
+        method=config.method,
         notes=row_notes(by_seed, seeds, config),
     )
 
@@ -208,6 +211,10 @@ def is_transductive(config):
 def row_notes(by_seed, seeds, config):
     """Notes that a reader needs below a row: deviations, what is left out, mixed code, a partial database."""
     notes = list(config.deviations)
+    if extent := EXTENTS.get(config.method.get("extent")):
+        notes.append(extent)
+    if note := config.method.get("note"):
+        notes.append(note)
     if left_out := [seed for seed in by_seed if seed not in seeds]:
         notes.append(f"seeds {tables.ranges(left_out)} left out, with fewer or other folds")
     if len({json.dumps(fold.config.code) for seed in seeds for fold in by_seed[seed]}) > 1:
@@ -248,62 +255,102 @@ def paired_hits(by_seed, seeds):
 def result_rows(kind, databases, protocol, seeds, track, summaries):
     """Rows of the comparison or the ablation: all published ones, with our results.
 
-    A database that a paper's table leaves out has the methods of that table that were run on it. Models that no paper
-    has, such as a user's own network, end the comparison.
+    A published row has a row for each of our models that stands for it, or one without our result. A database that a
+    paper's table leaves out has the methods of that table that were run on it. Our models that stand for no row of a
+    database's comparison, such as a user's own network, end it.
     """
-    papers = published.read_published()
-    known, rows = {row["model"] for row in papers}, []
-    papers = [row for row in papers if row["kind"] == kind]
-    for source, database in product(dict.fromkeys(row["source"] for row in papers), databases):
-        chosen = [row for row in papers if (row["source"], row["database"]) == (source, database)]
-        chosen = chosen or [
-            dict(row, database=database, war=None, uar=None, note="")
-            for row in papers
-            if (row["source"], row["database"]) == (source, TEMPLATE) and (database, row["model"]) in summaries
+    papers = [row for row in published.read_published() if row["kind"] == kind]
+    rows = []
+    for database in databases:
+        sources = dict.fromkeys(row["source"] for row in papers)
+        chosen = [row for source in sources for row in papers_of(papers, source, database, summaries)]
+        rows += [
+            result_row(row, protocol, track, seeds, model, summaries.get((database, model)))
+            for row in chosen
+            for model in models_for(row, summaries)
         ]
-        if kind == "comparison" and chosen:
-            chosen += own_models(database, source, known, summaries)
-        rows += [result_row(row, protocol, track, seeds, summaries.get((database, row["model"]))) for row in chosen]
-    shown = {row["database"] for row in rows}
-    for database in databases if kind == "comparison" else ():
-        for row in own_models(database, None, known, summaries) if database not in shown else ():
-            rows.append(result_row(row, protocol, track, seeds, summaries[database, row["model"]]))
-    return rows
+        if kind == "comparison":
+            shown = {model for row in chosen for model in models_for(row, summaries)}
+            own = own_models(database, shown, chosen, summaries)
+            rows += [
+                result_row(row, protocol, track, seeds, row["model"], summaries[database, row["model"]]) for row in own
+            ]
+    return sorted(
+        rows, key=lambda row: list(sources).index(row["source"]) if row["source"] in sources else len(sources)
+    )
 
 
-def own_models(database, source, known, summaries):
-    """Rows, as in published.csv, of the models that were run on a database and that no paper has."""
+def papers_of(papers, source, database, summaries):
+    """Rows of published.csv of a source for a database, or for an unpublished one those of TEMPLATE that were run."""
+    chosen = [row for row in papers if (row["source"], row["database"]) == (source, database)]
+    if chosen:
+        return chosen
+    template = [
+        dict(row, database=database, war=None, uar=None, note="")
+        for row in papers
+        if (row["source"], row["database"]) == (source, TEMPLATE)
+    ]
+    return [row for row in template if any((database, model) in summaries for model in models_for(row, summaries))]
+
+
+def models_for(row, summaries):
+    """Our models that stand for a published row: the network of its name, or methods that name it; else [None]."""
+    if row["model"]:
+        return [row["model"]]
+    standing = [
+        model
+        for (database, model), ours in summaries.items()
+        if database == row["database"] and row["method"] in ours.method.get("published", ())
+    ]
+    return standing or [None]
+
+
+def own_models(database, shown, chosen, summaries):
+    """Rows, as in published.csv, of the models that were run on a database and that none of its rows shows."""
+    of_papers = {row["model"] for row in published.read_published() if row["model"]}
+    sources = list(dict.fromkeys(row["source"] for row in chosen)) or [None]
     return [
         dict(kind="comparison", source=source, database=database, protocol="", method=model, model=model,
              war=None, uar=None, note="")
+        for source in sources
         for its_database, model in summaries
-        if its_database == database and model not in known
+        if its_database == database and model not in shown and model not in of_papers
     ]  # fmt: skip
 
 
-def result_row(paper, protocol, track, seeds, ours):
-    """A row of the comparison or the ablation, from a row of published.csv and our Summary or None.
+def result_row(paper, protocol, track, seeds, model, ours):
+    """A row of the comparison or the ablation, from a row of published.csv, our model for it and its Summary or None.
 
     seeds: those that were asked for, or None for all; a method that was run has its own instead.
     """
     empty = dict(dict.fromkeys(Summary.__dataclass_fields__), seeds=seeds)
+    values = vars(ours) if ours else empty
+    named = paper["model"] or model is None
     row = dict(
         table=paper["kind"],
         source=paper["source"],
         database=paper["database"],
-        method=paper["method"],
-        model=paper["model"] or None,
+        method=paper["method"] if named else f"{paper['method']}, {model}",
+        model=model,
         published_protocol=paper["protocol"] or None,
         published_war=paper["war"],
         published_uar=paper["uar"],
         published_note=paper["note"] or None,
         protocol=protocol,
         track=track,
-        **(vars(ours) if ours else empty),
+        **{name: value for name, value in values.items() if name != "method"},
+        extent=extent_of(model, ours),
     )
     if ours and track == "oracle":
         row["notes"] = [*ours.notes, tables.ORACLE_NOTE]
     return row
+
+
+def extent_of(model, ours):
+    """Share of a paper in our row, a key of methods.EXTENTS; "" of a method of the user's own, None if not run."""
+    if not ours:
+        return None
+    return "full" if model in PAPER_SETTINGS else ours.method.get("extent", "")
 
 
 def database_rows(databases, found):

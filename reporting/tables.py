@@ -180,7 +180,7 @@ def significance_notes(rows):
         "95% speakers: interval of the difference, bootstrap over speakers",
         f"p speakers: sign flips of the speakers' differences; it decides, at {significance.LEVEL}",
         "McNemar p: exact, median over seeds, takes utterances for independent;",
-        "seeds: number in which it separates the models in the direction of the difference",
+        "seeds: those that separate the models in the direction of the difference",
     ]
     return notes + ([ORACLE_NOTE] if rows[0]["track"] == "oracle" else [])
 

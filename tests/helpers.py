@@ -22,6 +22,7 @@ from training.trainer import FoldTrainer
 
 PROJECT = Path(__file__).resolve().parents[1]
 TINY = dict(n_mels=40, frames=16)  # TFT takes multiples of 8 and 16, ATFNN of 5 and 8
+TINY_FRONT_ENDS = {name: replace(front_end, **TINY) for name, front_end in features.FRONT_ENDS.items()}
 QUICK = "--model atnn --fold 2 --epochs 2 --batch-size 16 --eval-every 1 --device cpu".split()
 SPEAKERS, EMOTIONS = ("S1", "S2", "S3", "S4"), ("angry", "happy", "sad")
 
@@ -30,8 +31,8 @@ SPEAKERS, EMOTIONS = ("S1", "S2", "S3", "S4"), ("angry", "happy", "sad")
 
 def tiny_front_ends(patch):
     """Replace both front ends by ones of 40 bands and 16 frames (0.17 s), until `patch` is undone."""
-    for name, front_end in features.FRONT_ENDS.items():
-        patch.setitem(features.FRONT_ENDS, name, replace(front_end, **TINY))
+    for name, front_end in TINY_FRONT_ENDS.items():
+        patch.setitem(features.FRONT_ENDS, name, front_end)
 
 
 def write_corpus(root):
@@ -119,8 +120,7 @@ def outcome(folder):
 
 
 if __name__ == "__main__":
-    for _name, _front_end in features.FRONT_ENDS.items():
-        features.FRONT_ENDS[_name] = replace(_front_end, **TINY)
+    features.FRONT_ENDS.update(TINY_FRONT_ENDS)
     os.fsync = lambda file: None
     with cli.exit_on_error("train.py"):
         train.main(sys.argv[1:])

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 import protocols
-from common import config, runs
+from common import config, methods, runs
 
 CLASSES = ("angry", "fear", "happy")
 # Three speakers; each pair is an utterance, its emotion and the class predicted: ah is angry, recognised as happy.
@@ -85,7 +85,7 @@ def write_fold(folder, database, fold, epochs, folds_total, model="tft", protoco
         settings.update(
             epochs=last, batch_size=paper.batch_size, lr=paper.lr, normalization="fold", precision="float32"
         )
-        settings["front_end"] = config.front_end_of(model, {}).as_settings()
+        settings["front_end"] = config.front_end_of(methods.find(model), {}).as_settings()
         settings["eval_every"] = min(epochs) if len(epochs) > 1 else 0
     speakers = sorted(set(database.speakers.tolist()))
     facts = runs.DatabaseFacts(

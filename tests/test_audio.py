@@ -49,7 +49,16 @@ def edited(path, start, data, name="edited.wav"):
 
 # ---------------------------------------------------------------------------- codecs and containers
 
-EXACT = {"PCM_16": 0, "PCM_24": 1e-6, "PCM_32": 1e-6, "FLOAT": 1e-6, "DOUBLE": 1e-6, "PCM_U8": 2**-7, "ULAW": 0.02, "ALAW": 0.02}
+EXACT = {
+    "PCM_16": 0,
+    "PCM_24": 1e-6,
+    "PCM_32": 1e-6,
+    "FLOAT": 1e-6,
+    "DOUBLE": 1e-6,
+    "PCM_U8": 2**-7,
+    "ULAW": 0.02,
+    "ALAW": 0.02,
+}
 
 
 @pytest.mark.parametrize("container", ["WAV", "WAVEX", "RF64", "W64"])
@@ -81,7 +90,11 @@ def test_codecs_of_fixed_blocks_are_read_without_their_padding_and_a_loss_is_not
 def wrapped(content, tag, extensible=False):
     """A WAV file that holds other content, under a format tag."""
     fields = struct.pack("<HHIIHH", 0xFFFE if extensible else tag, 1, RATE, 4000, 1, 0)
-    fields += struct.pack("<HHIH", 22, 0, 4, tag) + bytes(14) if extensible else struct.pack("<HHIHHH", 12, 1, 2, 576, 1, 1105)
+    fields += (
+        struct.pack("<HHIH", 22, 0, 4, tag) + bytes(14)
+        if extensible
+        else struct.pack("<HHIHHH", 12, 1, 2, 576, 1, 1105)
+    )
     chunks = b"WAVEfmt " + struct.pack("<I", len(fields)) + fields + b"data" + struct.pack("<I", len(content)) + content
     return b"RIFF" + struct.pack("<I", len(chunks)) + chunks
 
@@ -96,7 +109,8 @@ def test_mp3_in_wav_is_refused(mode, extensible, tmp_path):
 
 
 @pytest.mark.parametrize("tag, name", [
-    (0x50, "MPEG audio"), (0x28F, "G.722"), (0x64, "G.726 ADPCM"), (0xFF, "AAC"), (0xF1AC, "FLAC"), (0x704F, "Opus"), (0x1234, "codec 0x1234"),
+    (0x50, "MPEG audio"), (0x28F, "G.722"), (0x64, "G.726 ADPCM"), (0xFF, "AAC"), (0xF1AC, "FLAC"), (0x704F, "Opus"),
+    (0x1234, "codec 0x1234"),
 ])  # fmt: skip
 def test_other_codecs_in_wav_are_refused_by_name(tag, name, tmp_path):
     (tmp_path / "a.wav").write_bytes(wrapped(bytes(range(256)) * 20, tag))
@@ -104,8 +118,10 @@ def test_other_codecs_in_wav_are_refused_by_name(tag, name, tmp_path):
 
 
 @pytest.mark.parametrize("options, name", [
-    (dict(format="MP3"), "MP3"), (dict(format="OGG", subtype="VORBIS"), "OGG"), (dict(format="OGG", subtype="OPUS"), "OGG"),
-    (dict(format="AIFF"), "AIFF"), (dict(format="AU"), "AU"), (dict(format="CAF"), "CAF"), (dict(format="NIST"), "NIST"),
+    (dict(format="MP3"), "MP3"), (dict(format="OGG", subtype="VORBIS"), "OGG"), (dict(format="OGG", subtype="OPUS"),
+    "OGG"),
+    (dict(format="AIFF"), "AIFF"), (dict(format="AU"), "AU"), (dict(format="CAF"), "CAF"), (dict(format="NIST"),
+    "NIST"),
 ])  # fmt: skip
 def test_other_formats_are_refused_whatever_their_ending(options, name, tmp_path):
     assert f"holds {name}, not WAV or FLAC; convert it" in refusal(write(tmp_path / "a.wav", **options))
@@ -126,7 +142,9 @@ def with_length(path, length, riff=None):
     return copy if riff is None else edited(copy, 4, struct.pack("<I", riff), "riff.wav")
 
 
-@pytest.mark.parametrize("length, riff", [(2 * N + 44, None), (2 * N + 36, None), (2 * N + 44, 0), (2 * N + 8, None), (2 * N + 1, None)])
+@pytest.mark.parametrize(
+    "length, riff", [(2 * N + 44, None), (2 * N + 36, None), (2 * N + 44, 0), (2 * N + 8, None), (2 * N + 1, None)]
+)
 def test_a_header_some_bytes_too_long_loses_nothing(length, riff, wav):
     np.testing.assert_array_equal(read_samples(with_length(wav, length, riff)).wave, noise()[:, 0])
 
@@ -141,17 +159,24 @@ def test_a_file_that_is_cut_by_as_many_bytes_as_its_header_has_is_refused(wav):
 @pytest.mark.parametrize("length, riff", [(2 * N + 400, None), (2 * N + 8, 2 * N + 44), (4 * N, 4 * N + 36)])
 def test_a_header_that_promises_more_is_refused_with_both_reasons(length, riff, wav):
     line = refusal(with_length(wav, length, riff))
-    assert f"cut short, or its header is wrong: it promises {length - 2 * N} bytes more" in line and "-ignore_length 1" in line
+    assert (
+        f"cut short, or its header is wrong: it promises {length - 2 * N} bytes more" in line
+        and "-ignore_length 1" in line
+    )
 
 
 @pytest.mark.parametrize("length", [0, 2, N, 2 * N - 400])
 @pytest.mark.parametrize("riff", [False, True])
 def test_a_header_that_promises_less_is_refused(length, riff, wav):
     line = refusal(with_length(wav, length, length + 36 if riff else None))
-    assert f"promises {length} bytes of samples, and {2 * N - length} more follow" in line and "-ignore_length 1" in line
+    assert (
+        f"promises {length} bytes of samples, and {2 * N - length} more follow" in line and "-ignore_length 1" in line
+    )
 
 
-@pytest.mark.parametrize("start, data", [(22, b"\3\0"), (34, b"\x08\0"), (34, b"\x18\0"), (32, b"\4\0")])  # channels, bits, bytes
+@pytest.mark.parametrize(
+    "start, data", [(22, b"\3\0"), (34, b"\x08\0"), (34, b"\x18\0"), (32, b"\4\0")]
+)  # channels, bits, bytes
 def test_a_header_that_contradicts_itself_is_refused(start, data, wav):
     assert "contradicts itself" in refusal(edited(wav, start, data))
 
@@ -159,7 +184,12 @@ def test_a_header_that_contradicts_itself_is_refused(start, data, wav):
 def test_what_follows_the_samples_of_w64_is_not_read(tmp_path):
     path = write(tmp_path / "a.w64", format="W64")
     content = path.read_bytes()
-    content += bytes(-len(content) % 8) + b"levl\xf3\xac\xd3\x11\x8c\xd1\x00\xc0O\x8e\xdb\x8a" + struct.pack("<Q", 64) + bytes(40)
+    content += (
+        bytes(-len(content) % 8)
+        + b"levl\xf3\xac\xd3\x11\x8c\xd1\x00\xc0O\x8e\xdb\x8a"
+        + struct.pack("<Q", 64)
+        + bytes(40)
+    )
     path.write_bytes(content)
     np.testing.assert_array_equal(read_samples(path).wave, noise()[:, 0])
 
@@ -172,7 +202,8 @@ def test_two_recordings_in_a_file_are_refused(wav):
 
 
 @pytest.mark.parametrize("more", [
-    b"LIST" + struct.pack("<I", 4) + b"INFO", b"LIST" + struct.pack("<I", 4000) + b"cut", b"TAG" + bytes(125), bytes(2000), b"\n",
+    b"LIST" + struct.pack("<I", 4) + b"INFO", b"LIST" + struct.pack("<I", 4000) + b"cut", b"TAG" + bytes(125),
+    bytes(2000), b"\n",
     b"abcd" + struct.pack("<I", 2) + b"xy",
 ])  # fmt: skip
 def test_what_follows_the_samples_and_is_none_does_not_matter(more, wav):
@@ -275,14 +306,19 @@ def test_links_of_all_kinds_are_followed(tmp_path):
 # ------------------------------------------------------------------------------------------- parts
 
 
-@pytest.mark.parametrize("name, options", [("a.wav", {}), ("a.flac", {}), ("a.wav", dict(format="W64")), ("a.wav", dict(subtype="IMA_ADPCM"))])
+@pytest.mark.parametrize(
+    "name, options",
+    [("a.wav", {}), ("a.flac", {}), ("a.wav", dict(format="W64")), ("a.wav", dict(subtype="IMA_ADPCM"))],
+)
 @pytest.mark.parametrize("channels", [1, 2])
 def test_a_part_holds_the_samples_of_its_times(name, options, channels, tmp_path):
     path = write(tmp_path / name, noise(channels=channels), **options)
     whole = read_samples(path).wave
     for start, end in ((0, inf), (0.1, 0.3), (0, 0.25), (0.25, inf), (0.05, 0.07), (0.1, N / RATE + 0.04)):
         first, last = round(start * RATE), N if end == inf else round(end * RATE)
-        np.testing.assert_array_equal(read_samples(path, start, end).wave, whole[first:last] if end < 0.5 else whole[first:])
+        np.testing.assert_array_equal(
+            read_samples(path, start, end).wave, whole[first:last] if end < 0.5 else whole[first:]
+        )
 
 
 def test_parts_of_other_rates_are_cut_before_they_are_resampled(tmp_path):
@@ -293,7 +329,8 @@ def test_parts_of_other_rates_are_cut_before_they_are_resampled(tmp_path):
 
 
 @pytest.mark.parametrize("start, end, words", [
-    (0.6, inf, "0.60 s to its end"), (0.2, 0.7, "0.20 to 0.70 s is asked for, and it has 0.56 s"), (400, 1200, "400.00 to 1200.00 s"),
+    (0.6, inf, "0.60 s to its end"), (0.2, 0.7, "0.20 to 0.70 s is asked for, and it has 0.56 s"),
+    (400, 1200, "400.00 to 1200.00 s"),
     (0.1, 0.119, "has 19 ms, less than a window"),
 ])  # fmt: skip
 def test_a_part_out_of_the_recording_or_below_a_window_is_refused(start, end, words, tmp_path):
@@ -321,7 +358,10 @@ def test_resampling_is_flat_below_and_silent_above_the_new_nyquist_frequency(rat
     assert abs(level[:150]).max() < 0.1 and level[150:].max() < -60
 
 
-@pytest.mark.parametrize("rate, hertz, gain", [(48_000, 8_100, 0), (44_100, 8_010, 0), (48_000, 7_490, 1), (22_050, 7_400, 1), (8_000, 3_740, 1)])
+@pytest.mark.parametrize(
+    "rate, hertz, gain",
+    [(48_000, 8_100, 0), (44_100, 8_010, 0), (48_000, 7_490, 1), (22_050, 7_400, 1), (8_000, 3_740, 1)],
+)
 def test_a_tone_passes_or_is_gone(rate, hertz, gain):
     tone = np.sin(2 * np.pi * hertz * np.arange(rate) / rate).astype(np.float32)
     wave = audio.resample(tone, rate, RATE)
@@ -346,7 +386,8 @@ def groups(recordings, speakers=None):
 
 
 COPIES = [dict(format="FLAC"), dict(format="W64"), dict(format="WAVEX"), dict(subtype="PCM_24"), dict(subtype="FLOAT"),
-          dict(subtype="PCM_U8"), dict(format="FLAC", subtype="PCM_24"), dict(format="FLAC", subtype="PCM_S8")]  # fmt: skip
+          dict(subtype="PCM_U8"), dict(format="FLAC", subtype="PCM_24"),
+          dict(format="FLAC", subtype="PCM_S8")]  # fmt: skip
 
 
 @pytest.mark.parametrize("copy", COPIES)

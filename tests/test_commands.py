@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from helpers import PROJECT, command, folder_of, run_train
 
 import evaluate
 import train
-from common import cli, config, runs, synthetic
+from common import cli, config, methods, runs, synthetic
 
 pytestmark = pytest.mark.usefixtures("tiny")
 
@@ -112,7 +113,7 @@ def test_each_layout_goes_from_recordings_to_a_table(layout, folds, tmp_path, ca
 
 
 def test_without_options_it_trains_10_epochs_on_a_corpus_that_it_writes(tmp_path, monkeypatch, capsys):
-    assert config.settings_of(config.parse_command_line([]), "tft")["epochs"] == 10
+    assert config.settings_of(config.parse_command_line([]), methods.find("tft"))["epochs"] == 10
     monkeypatch.setenv("SER_DATA", str(tmp_path / "data"))
     monkeypatch.chdir(tmp_path)
     quick = ["--model", "atnn", "--fold", "S2", "--epochs", 1]
@@ -139,6 +140,26 @@ def test_quiet_prints_nothing_but_errors(manifest, tmp_path, capsys):
     assert run_train(manifest, tmp_path, "--quiet", "--epochs", 3) == cli.EXIT_USAGE
     out, error = capsys.readouterr()
     assert out == "" and error.count("\n") == 1
+
+
+def test_progress_shows_steps_then_epochs_and_each_fold_ends_with_a_line(manifest, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cli.Progress, "plain_period", 0)
+    assert run_train(manifest, tmp_path) == 0
+    lines = [
+        line for line in capsys.readouterr().out.splitlines() if line.startswith("[1/1] atnn seed 0 fold 2/4 S2: ")
+    ]
+    found = [line.partition(": ")[2] for line in lines]
+    assert found[:4] == [f"epoch 1/2  step {step}/4" for step in (1, 2, 3, 4)]
+    for text, pattern in zip(
+        found[4:],
+        (
+            r"epoch 1/2, 0:0\d left, loss 1\.\d{4}, \d+ segments/s",
+            r"epoch 2/2, 0:00 left, loss [01]\.\d{4}, \d+ segments/s",
+            r"epoch 2 of 2, loss [01]\.\d{4}, WAR \d+\.\d\d, UAR \d+\.\d\d, 0:\d\d",
+        ),
+        strict=True,
+    ):
+        assert re.fullmatch(pattern, text), text
 
 
 def test_several_seeds_give_mean_and_standard_deviation(manifest, tmp_path, capsys):
@@ -266,7 +287,9 @@ def test_folds_of_other_settings_are_refused_before_they_are_trained(manifest, t
     for other in (("--fold", 2), ("--fold", 1, "--seed", 1), ("--fold", "all", "--seed", "1-2", "--track", "all")):
         assert run_train(manifest, tmp_path, *other, "--epochs", 2) == cli.EXIT_USAGE
         error = capsys.readouterr().err
-        assert error.count("\n") == 1 and "fold1: was trained with epochs 1, not 2" in error and "another --runs" in error
+        assert (
+            error.count("\n") == 1 and "fold1: was trained with epochs 1, not 2" in error and "another --runs" in error
+        )
     assert not folder_of(tmp_path).exists() and not folder_of(tmp_path, number=1, seed=1).exists()
     assert run_train(manifest, tmp_path, "--fold", 2, "--epochs", 1) == 0
     assert run_train(manifest, tmp_path, "--fold", "none", "--epochs", 2) == 0  # of no table

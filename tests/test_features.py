@@ -220,7 +220,10 @@ BROKEN = {
     "another format": (lambda path: write(path, format="AIFF"), "AIFF"),
     "text": (lambda path: path.write_text("this is no recording\n" * 100), "cannot be read"),
     "two samples": (lambda path: soundfile.write(path, noise(2), 16000), "window"),
-    "start of W64": (lambda path: path.write_bytes(b"riff.\x91\xcf\x11\xa5\xd6(\xdb\x04\xc1\x00\x00"), "cannot be read"),
+    "start of W64": (
+        lambda path: path.write_bytes(b"riff.\x91\xcf\x11\xa5\xd6(\xdb\x04\xc1\x00\x00"),
+        "cannot be read",
+    ),
 }
 
 

@@ -321,17 +321,33 @@ def test_installed_fonts_are_found_for_names_in_any_script_else_a_line_tells(end
             text = (path / name).read_text().replace("angry", "\u751f\u6c14").replace("fear", "\u60b2\u4f24")
             (path / name).write_text(text)
         seal(path)
-    fonts = [make_font(tmp_path / f"{i}.ttf", f"Font {i}", text) for i, text in enumerate(("\u751f\u6c14\u60b2", "\u4f24", "\u60b2"))]
+    fonts = [
+        make_font(tmp_path / f"{i}.ttf", f"Font {i}", text)
+        for i, text in enumerate(("\u751f\u6c14\u60b2", "\u4f24", "\u60b2"))
+    ]
     (tmp_path / "damaged.ttf").write_text("no font")
     from matplotlib import font_manager
 
-    arguments = ["--figure", "confusion", "--db", "zh", "--model", "tft", "--runs", folder, "--out", tmp_path / f"f.{ending}"]
+    arguments = [
+        "--figure",
+        "confusion",
+        "--db",
+        "zh",
+        "--model",
+        "tft",
+        "--runs",
+        folder,
+        "--out",
+        tmp_path / f"f.{ending}",
+    ]
     for number, missing in ((0, "\u4f24 \u60b2 \u6c14 \u751f"), (1, "\u4f24"), (3, "")):
         found = [*fonts[:number], str(tmp_path / "damaged.ttf")]
         monkeypatch.setattr(font_manager, "findSystemFonts", lambda found=found: found)
         assert helpers.command(evaluate.main, *arguments) == 0
         error = capsys.readouterr().err
-        assert error.count("\n") == bool(missing) and (f"no installed font has {missing}, drawn as boxes" in error or not missing)
+        assert error.count("\n") == bool(missing) and (
+            f"no installed font has {missing}, drawn as boxes" in error or not missing
+        )
     if ending == "svg":
         assert "Font 0" in (tmp_path / "f.svg").read_text() and "Font 2" not in (tmp_path / "f.svg").read_text()
 

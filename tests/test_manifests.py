@@ -70,7 +70,8 @@ def test_lines_are_those_of_the_file(tmp_path):
 
 
 @pytest.mark.parametrize("part, name", [
-    *(("path", name) for name in ("file", "file_name", "filename", "FileName", "wav", "audio", "Audio File", "file_path")),
+    *(("path", name) for name in ("file", "file_name", "filename", "FileName", "wav", "audio", "Audio File",
+    "file_path")),
     *(("emotion", name) for name in ("label", "class", "emo", "Emo Class", "EmoClass")),
     *(("speaker", name) for name in ("speaker_id", "spk", "spkID", "spk_id", "SpkrID", "Speaker ID")),
 ])  # fmt: skip
@@ -79,7 +80,8 @@ def test_columns_have_the_names_of_other_tools(part, name, tmp_path):
 
 
 @pytest.mark.parametrize("column, values", [
-    ("label", ("0", "1")), ("emo", ("sad", "happy")), ("speaker_id", ("7", "8")), ("file", ("clips/a.wav", "clips/b.wav")),
+    ("label", ("0", "1")), ("emo", ("sad", "happy")), ("speaker_id", ("7", "8")),
+    ("file", ("clips/a.wav", "clips/b.wav")),
 ])  # fmt: skip
 def test_a_second_column_that_says_the_same_is_no_matter(column, values, tmp_path):
     lines = [f"{line},{value}" for line, value in zip(PLAIN.splitlines(), (column, *values))]
@@ -129,7 +131,8 @@ TOOLS = {
     "columns": ("json", json.dumps({name: [entry[name] for entry in ENTRIES] for name in ENTRIES[0]})),
     "pandas": ("json", json.dumps({name: {i: entry[name] for i, entry in enumerate(ENTRIES)} for name in ENTRIES[0]})),
     "Hugging Face": ("csv", "file_name,label,speaker_id\na.wav,sad,S1\nb.wav,happy,S2\n"),
-    "Hugging Face lines": ("jsonl", "\n\n".join(json.dumps(dict(audio=dict(path=entry["wav"], bytes=None), label=entry["emo"],
+    "Hugging Face lines": ("jsonl", "\n\n".join(json.dumps(dict(audio=dict(path=entry["wav"], bytes=None),
+    label=entry["emo"],
                                                               speaker=entry["spk"])) for entry in ENTRIES)),
     "nkululeko": ("csv", "file,emotion,speaker,gender,language\na.wav,sad,S1,f,it\nb.wav,happy,S2,m,it\n"),
     "MSP-Podcast": ("csv", "FileName,EmoClass,EmoAct,SpkrID,Gender\na.wav,sad,4.5,S1,f\nb.wav,happy,2,S2,m\n"),
@@ -166,9 +169,12 @@ def test_faults_of_json_are_named(content, words, tmp_path):
 
 
 @pytest.mark.parametrize("text, seconds", [
-    ("1.5", 1.5), ("1,5", 1.5), ("0", 0), ("1e-1", 0.1), (".5", 0.5), ("1.5 s", 1.5), ("00:00:01.5", 1.5), ("1:02.25", 62.25),
-    ("00:20:57,256", 1257.256), ("0 days 00:00:01.500000", 1.5), ("1 days, 00:00:01", 86401), ("0 days", 0), ("PT1.5S", 1.5),
-    ("P0DT0H1M1.5S", 61.5), ("-1", -1), ("", None), ("x", None), ("1.5.2", None), ("P", None), ("inf", None), ("400ms", None),
+    ("1.5", 1.5), ("1,5", 1.5), ("0", 0), ("1e-1", 0.1), (".5", 0.5), ("1.5 s", 1.5), ("00:00:01.5", 1.5),
+    ("1:02.25", 62.25),
+    ("00:20:57,256", 1257.256), ("0 days 00:00:01.500000", 1.5), ("1 days, 00:00:01", 86401), ("0 days", 0),
+    ("PT1.5S", 1.5),
+    ("P0DT0H1M1.5S", 61.5), ("-1", -1), ("", None), ("x", None), ("1.5.2", None), ("P", None), ("inf", None),
+    ("400ms", None),
 ])  # fmt: skip
 def test_times_are_seconds_or_clocks(text, seconds):
     assert parse_seconds(text) == (None if seconds is None else pytest.approx(seconds))
@@ -180,18 +186,25 @@ def with_times(columns, *values):
 
 
 @pytest.mark.parametrize("columns, value, part", [
-    ("start,end", "0.5,1.25", (0.5, 1.25)), ("Begin,End", "0.5,1.25", (0.5, 1.25)), ("start_time,end_time", "0.5,1.25", (0.5, 1.25)),
+    ("start,end", "0.5,1.25", (0.5, 1.25)), ("Begin,End", "0.5,1.25", (0.5, 1.25)),
+    ("start_time,end_time", "0.5,1.25", (0.5, 1.25)),
     ("StartTime,EndTime", "0.5,1.25", (0.5, 1.25)), ("onset,offset", "0.5,1.25", (0.5, 1.25)),
-    ("onset,duration", "0.5,0.75", (0.5, 1.25)), ("offset,duration", "0.5,0.75", (0.5, 1.25)), ("offset", "0.5", (0.5, inf)),
-    ("start", "0.5", (0.5, inf)), ("end", "1.25", (0, 1.25)), ("duration", "0.75", (0, 0.75)), ("from,to", "0.5,1.25", (0.5, 1.25)),
+    ("onset,duration", "0.5,0.75", (0.5, 1.25)), ("offset,duration", "0.5,0.75", (0.5, 1.25)),
+    ("offset", "0.5", (0.5, inf)),
+    ("start", "0.5", (0.5, inf)), ("end", "1.25", (0, 1.25)), ("duration", "0.75", (0, 0.75)),
+    ("from,to", "0.5,1.25", (0.5, 1.25)),
     ("start,end,duration", "0.5,1.25,9", (0.5, 1.25)), ("start_ms,end_ms", "500,1250", (0.5, 1.25)),
-    ("start [s],end [s]", "0.5,1.25", (0.5, 1.25)), ("seg_start,seg_end", "0.5,1.25", (0.5, 1.25)), ("tmin,tmax", "0.5,1.25", (0.5, 1.25)),
-    ("start,end", "0 days 00:00:00.5,0 days 00:00:01.25", (0.5, 1.25)), ("start,end", "0.5,NaT", (0.5, inf)), ("start,end", ",", (0, inf)),
+    ("start [s],end [s]", "0.5,1.25", (0.5, 1.25)), ("seg_start,seg_end", "0.5,1.25", (0.5, 1.25)),
+    ("tmin,tmax", "0.5,1.25", (0.5, 1.25)),
+    ("start,end", "0 days 00:00:00.5,0 days 00:00:01.25", (0.5, 1.25)), ("start,end", "0.5,NaT", (0.5, inf)),
+    ("start,end", ",", (0, inf)),
     ("start,begin,end", "0.5,0.5,1.25", (0.5, 1.25)), ("length", "0.75", (0, inf)), ("num_frames", "12", (0, inf)),
 ])  # fmt: skip
 def test_columns_that_say_the_part_of_a_file_are_read(columns, value, part, tmp_path):
     rows = rows_of(tmp_path, with_times(columns, value, value))
-    assert [row[4:] for row in rows] == [pytest.approx(part)] * 2 and [row[:4] for row in rows] == [row[:4] for row in ROWS]
+    assert [row[4:] for row in rows] == [pytest.approx(part)] * 2 and [row[:4] for row in rows] == [
+        row[:4] for row in ROWS
+    ]
 
 
 def test_decimal_commas_stand_between_semicolons(tmp_path):
@@ -201,10 +214,12 @@ def test_decimal_commas_stand_between_semicolons(tmp_path):
 
 @pytest.mark.parametrize("columns, value, words", [
     ("start,end", "1,1", ("line 2", "from 1 to 1 s")), ("start,end", "-1,1", ("line 2", "-1")),
-    ("start,end", "0.5,-1", ("line 2",)), ("start,duration", "1,0", ("line 2",)), ("start,end", "a,1", ("line 2", "start 'a'")),
+    ("start,end", "0.5,-1", ("line 2",)), ("start,duration", "1,0", ("line 2",)),
+    ("start,end", "a,1", ("line 2", "start 'a'")),
     ("start,begin", "0,1", ("start and begin",)), ("start,offset,end", "0,1,2", ("start and offset",)),
     ("onset,end,offset", "0,1,2", ("end and offset",)),
-    ("start_sample,end_sample", "0,8000", ("start_sample", "seconds")), ("frame_offset,num_frames", "8000,8000", ("frame_offset",)),
+    ("start_sample,end_sample", "0,8000", ("start_sample", "seconds")),
+    ("frame_offset,num_frames", "8000,8000", ("frame_offset",)),
     ("word_start,word_end", "0,1", ("word_start",)),
 ])  # fmt: skip
 def test_times_that_cannot_be_meant_or_read_are_refused(columns, value, words, tmp_path):

@@ -146,7 +146,8 @@ def test_the_model_of_all_speakers_is_used_and_no_fold_of_a_table(corpus, traine
 
 def test_what_folders_hold_besides_is_counted_at_the_end(corpus, trained, tmp_path, capsys):
     wav = corpus / "wav/S1/sad_01.wav"
-    for name in ("in/a.wav", "in/b.FLAC", "in/c.w64", "in/.hidden.wav", "in/.hidden/a.wav", "in/deep/d.wav", "in/x.txt", "else/e.wav",
+    for name in ("in/a.wav", "in/b.FLAC", "in/c.w64", "in/.hidden.wav", "in/.hidden/a.wav", "in/deep/d.wav",
+    "in/x.txt", "else/e.wav",
                  "in/e.mp3", "in/deep/f.MP3", "in/g.ogg", "in/._h.mp3"):  # fmt: skip
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(wav.read_bytes())

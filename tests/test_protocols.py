@@ -169,7 +169,8 @@ def test_a_faulty_manifest_is_refused_by_line_or_name(text, words, tmp_path):
 
 
 @pytest.mark.parametrize("first, second", [
-    ("3", "03"), ("3", "3.0"), ("03", "3.0"), ("3", "003"), ("S3", "S03"), ("spk_3", "spk_03"), ("3F", "03F"), ("S 3", "S  3"),
+    ("3", "03"), ("3", "3.0"), ("03", "3.0"), ("3", "003"), ("S3", "S03"), ("spk_3", "spk_03"), ("3F", "03F"),
+    ("S 3", "S  3"),
     ("3", "\uff13"),
 ])  # fmt: skip
 @pytest.mark.parametrize("column", ["speaker", "emotion", "session"])
@@ -199,7 +200,14 @@ def test_a_path_is_judged_as_it_is_written_and_links_are_their_owners(tmp_path):
     lines = (f"{path},{'ab'[i % 2]},S{i % 2}" for i, path in enumerate(rows))
     database = open_database(write(root / "own.csv", ("path,emotion,speaker", *lines)))
     assert database.paths == ["a.wav", "clips/x", "b.wav", "c.wav", "d.wav", "clips/y.wav"]
-    assert database.ids == ["a.wav", "clips/x", "b.wav", "c.wav", "x/../d.wav", "clips\\y.wav"]  # absolute ones: relative
+    assert database.ids == [
+        "a.wav",
+        "clips/x",
+        "b.wav",
+        "c.wav",
+        "x/../d.wav",
+        "clips\\y.wav",
+    ]  # absolute ones: relative
 
 
 def test_folder_layouts_may_be_links(tmp_path):
@@ -208,7 +216,11 @@ def test_folder_layouts_may_be_links(tmp_path):
     (tmp_path / "casia/wangzhe").symlink_to("../store")
     touch(tmp_path, "casia/liu/sad/x.txt")
     (tmp_path / "casia/liu/sad/201.wav").symlink_to("../../../blobs/x")
-    assert open_database("casia", tmp_path / "casia", True).ids == ["liu/sad/201", "wangzhe/fear/201", "wangzhe/sad/201"]
+    assert open_database("casia", tmp_path / "casia", True).ids == [
+        "liu/sad/201",
+        "wangzhe/fear/201",
+        "wangzhe/sad/201",
+    ]
 
 
 def test_names_on_disk_are_found_however_they_are_composed_or_encoded(tmp_path):
@@ -293,11 +305,13 @@ def test_the_root_is_a_folder_of_the_database_or_next_to_the_manifest_and_may_be
     ("iemocap", ["IEMOCAP_full_release/Session1/x"], ".", "IEMOCAP_full_release looks like"),
     ("iemocap", ["deep/IEMOCAP/Session2/x"], ".", "deep/IEMOCAP looks like"),
     ("iemocap", ["IEMOCAP/Session1/dialog/EmoEvaluation/x"], "IEMOCAP/Session1", "IEMOCAP looks like"),
-    ("iemocap", ["IEMOCAP/Session1/dialog/EmoEvaluation/x"], "IEMOCAP/Session1/dialog/EmoEvaluation", "IEMOCAP looks like"),
+    ("iemocap", ["IEMOCAP/Session1/dialog/EmoEvaluation/x"], "IEMOCAP/Session1/dialog/EmoEvaluation",
+    "IEMOCAP looks like"),
     ("iemocap", ["Session1/x"], ".", "expected: `Session1"), ("iemocap", ["x"], ".", "expected: `Session1"),
     ("casia", ["CASIA/database/wangzhe/angry/201.wav"], ".", "CASIA/database looks like"),
     ("casia", ["CASIA/wangzhe/angry/201.wav"], "CASIA/wangzhe", "CASIA looks like"),
-    ("emodb", ["emo/wav/03a01Fa.wav"], ".", "emo looks like"), ("emodb", ["emo/wav/03a01Fa.wav"], "emo/wav", "emo looks like"),
+    ("emodb", ["emo/wav/03a01Fa.wav"], ".", "emo looks like"), ("emodb", ["emo/wav/03a01Fa.wav"],
+    "emo/wav", "emo looks like"),
     ("ravdess", ["RAVDESS/Actor_01/03-01-05-01-01-01-01.wav"], ".", "RAVDESS looks like"),
 ])  # fmt: skip
 def test_a_root_near_the_given_one_is_recognised(name, paths, root, words, tmp_path):

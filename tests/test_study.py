@@ -16,7 +16,7 @@ from saved_runs import ANSWERS, write_run
 import evaluate
 import train
 from benchmarks import study
-from common import config
+from common import config, methods
 from reporting import published
 
 pytestmark = pytest.mark.usefixtures("machine")
@@ -64,7 +64,7 @@ def test_all_commands_are_ones_that_train_takes_and_go_to_folders_of_their_own(c
 def test_a_study_of_a_setting_changes_that_setting_alone(capsys):
     seen = set()
     for options in trainings(printed(capsys, "--db", "casia", "--part", "settings")):
-        settings = dict(config.settings_of(options, options.model), model=options.model)
+        settings = dict(config.settings_of(options, methods.find(options.model)), model=options.model)
         changes = [line for line in config.deviations_of(settings) if not line.startswith("epochs")]
         assert len(changes) == 1 and options.track == "validation"
         name, value = changes[0].split()[:2]

@@ -113,6 +113,8 @@ def test_of_incomplete_seeds_those_with_the_same_folds_count(tmp_path):
         shutil.rmtree(fold_of(tmp_path, seed, missing))
     ours = result(tmp_path)
     assert ours.seeds == [0, 2] and "seeds 1 left out, with fewer or other folds" in ours.notes
+    write_run(tmp_path, seed=1)  # all folds come before more seeds
+    assert result(tmp_path).seeds == [1]
 
 
 def test_folds_of_another_version_of_the_code_are_noted(folder):

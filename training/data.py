@@ -1,5 +1,6 @@
 """A database on the device: its segments, their normalisation, and the scores of its utterances."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -7,26 +8,54 @@ import torch
 
 import features
 import protocols
+from common import config, vectors
 from common.cli import Progress
 
 EVAL_BATCH = 256  # segments scored at once
 VARIANCE_FLOOR = 1e-8  # of a band's log energy, for recordings with digital silence
 
 
-def load_features(database, front_end):
-    """Features of a database through a FrontEnd, from the cache or the recordings, with a line of progress."""
+def load_all(options, database, chosen):
+    """Features of a database for each of the chosen methods: {name: Features}, each made once."""
+    made, features_of = {}, {}
+    for method in chosen:
+        source = source_of(options, method)
+        if source not in made:
+            made[source] = load_features(database, source)
+        features_of[method.name] = made[source]
+    return features_of
+
+
+def source_of(options, method):
+    """What gives the features of a method: a FrontEnd, a Descriptor, or a file of vectors made elsewhere."""
+    if not method.is_fitted:
+        return config.front_end_of(method, config.settings_of(options, method))
+    if method.vectors:
+        return Path(method.vectors)
+    from comparisons.descriptors import DESCRIPTORS
+
+    return DESCRIPTORS[method.module.DESCRIPTORS]
+
+
+def load_features(database, source):
+    """Features of a database from a source, from the cache or the recordings, with a line of progress."""
     progress = Progress(f"{database.name}: reading {len(database.ids)} recordings")
-    loaded = features.load(
-        database.root, database.recordings, front_end,
-        report=lambda done, total: progress.update(f"{100 * done // total} %"),
-    )  # fmt: skip
-    same = features.same_samples(database.root, database.recordings, loaded, database.speakers)
+
+    def report(done, total):
+        progress.update(f"{100 * done // total} %")
+
+    if isinstance(source, Path):
+        loaded, same = vectors.load(database, source), ()
+    else:
+        loaded = features.load(database.root, database.recordings, source, report=report)
+        same = features.same_samples(database.root, database.recordings, loaded, database.speakers)
     protocols.refuse_shared_recordings(database, loaded.file_digests, same)
     if overlaps := list(protocols.overlapping_parts(database, loaded.file_digests)):
         progress.line(f"note: {overlaps[0]}" + (f"; and {len(overlaps) - 1} more" if len(overlaps) > 1 else ""))
-    origin = "the cache" if loaded.cached else "the recordings"
-    frames = loaded.segments.shape[2]
-    progress.line(f"{len(loaded.segments)} segments of {frames} frames from {origin} in {loaded.load_time:.1f} s")
+    shape = loaded.segments.shape
+    unit = f"segments of {shape[2]} frames" if len(shape) == 3 else f"rows of {shape[1]} numbers"
+    origin = source if isinstance(source, Path) else "the cache" if loaded.cached else "the recordings"
+    progress.line(f"{len(loaded.segments)} {unit} from {origin} in {loaded.load_time:.1f} s")
     return loaded
 
 
@@ -114,9 +143,20 @@ def group_of_segments(data, kind):
     if kind == "segment":
         return torch.arange(len(data.utterance_of), device=data.utterance_of.device)
     if kind == "speaker":
+        refuse_single_recordings(data.database)
         speaker_of = np.unique(data.database.speakers, return_inverse=True)[1]  # (utterances,)
         return torch.from_numpy(speaker_of).to(data.utterance_of.device)[data.utterance_of]
     return data.utterance_of
+
+
+def refuse_single_recordings(database):
+    """Raise UsageError where a speaker has one recording, which has no statistics of a speaker."""
+    names, counts = np.unique(database.speakers, return_counts=True)
+    if counts.min() < 2:
+        raise protocols.UsageError(
+            f"--normalization speaker: {names[counts.argmin()]} has one recording, so no statistics of its own; "
+            "use --normalization fold"
+        )
 
 
 def gather(data, normalization, index):

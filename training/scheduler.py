@@ -1,10 +1,10 @@
 """Jobs of a command, and who trains them when: shares of processes, locks, engines, folds at once.
 
-    jobs = make_jobs(options, database, folds, features_of)
+    jobs = make_jobs(options, chosen, database, folds, features_of)
     FoldScheduler(options, database, features_of, len(folds), jobs, shares=1).train(pending)
 
-A job is one model x seed x fold x track. Processes that work on the same --runs share the jobs out by locks: each begins
-with its own share, then takes what no other has begun. Engines of a step, chosen by `choose_engine`:
+A job is one method x seed x fold x track. Processes that work on the same --runs share the jobs out by locks: each
+begins with its own share, then takes what no other has begun. Engines of a step, chosen by `choose_engine`:
 
     eager     operation by operation; on a CPU, and the reference
     graph     recorded once as a CUDA graph and replayed (fast/graphs.py)
@@ -18,7 +18,7 @@ import os
 import platform
 import re
 from collections import deque
-from itertools import groupby
+from itertools import groupby, product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,16 +27,20 @@ import torch
 
 import models
 import protocols
-from common import config, runs
+from common import config, methods, runs
 from common.cli import Progress
 from training import checkpoints, data, trainer
 
 # --------------------------------------------------------------------------------------------- jobs
 
 
-class Job(NamedTuple):
-    """One model x seed x fold x track."""
+ANOTHER = "choose another --runs, or remove that folder"
 
+
+class Job(NamedTuple):
+    """One method x seed x fold x track."""
+
+    method: methods.Method
     folder: Path
     fold: protocols.Fold
     train_utterances: np.ndarray  # that the weights are trained on
@@ -52,31 +56,64 @@ class Job(NamedTuple):
         return f"{settings['model']} seed {settings['seed']}{track} {fold}"
 
 
-def make_jobs(options, database, folds, features_of):
-    """Jobs of a command; features_of: front end of a paper -> Features of the database."""
-    jobs, digest = [], database.digest[:16]
-    for model in config.models_of(options):
-        settings = config.settings_of(options, model)
-        deviations = config.deviations_of(dict(settings, model=model))
-        front_end = config.front_end_of(model, settings).as_settings()
-        recordings = features_of[config.PAPER_SETTINGS[model].front_end].digest[:16]
-        for seed in config.parse_seeds(options.seed):
-            for fold in folds:
-                for track in config.tracks_of(options):
-                    job_settings = dict(
-                        model=model, protocol=options.protocol, seed=seed, fold=fold.number, fold_name=fold.name,
-                        **settings, front_end=front_end, utterances=digest, recordings=recordings,
-                        eval_every=options.eval_every, track=track,
-                    )  # fmt: skip
-                    train, val = fold.train, fold.train[:0]
-                    if track == "validation":
-                        train, val = protocols.split_validation_speakers(database, fold, seed)
-                        job_settings["held_out"] = sorted(set(database.speakers[val].tolist()))
-                    folder = runs.fold_folder(
-                        options.runs, database.name, model, options.protocol, seed, fold.number, track
-                    )
-                    jobs.append(Job(folder, fold, train, val, job_settings, deviations))
+def check_methods(options, chosen, database):
+    """Raise an error, before anything is written, where one of the chosen methods cannot be run on a database."""
+    for method in chosen:
+        settings = config.settings_of(options, method)
+        if settings["normalization"] == "speaker":
+            data.refuse_single_recordings(database)
+        if method.build:
+            settings |= dict(front_end=config.front_end_of(method, settings).as_settings(), model=method.name, seed=0)
+            device = data.choose_device(options.device, local_rank())
+            trainer.check_network(method, settings, len(database.classes), device)
+        if method.path:
+            refuse_other_versions(method, Path(options.runs) / database.name / method.name / options.protocol)
+
+
+def refuse_other_versions(method, folder):
+    """Raise RunError where a folder holds folds of another version of a user's file."""
+    for path in sorted(folder.glob("seed*/fold*")):
+        if not (runs.is_done(path) or (path / runs.STATE_FILE).exists()):
+            continue
+        try:
+            version = runs.read_config(path).settings.get("method_sha256")
+        except runs.RunError:  # damaged: trained again
+            continue
+        if version != method.sha256:
+            raise runs.RunError(f"{path}: is of another version of {method.path}; {ANOTHER}")
+
+
+def make_jobs(options, chosen, database, folds, features_of):
+    """Jobs of a command for the chosen methods; features_of: name of a method -> Features of the database."""
+    jobs = []
+    for method in chosen:
+        settings = config.settings_of(options, method)
+        deviations = config.deviations_of(dict(settings, model=method.name))
+        if method.is_fitted:
+            settings["features"] = runs.sha256_of(method.vectors)[:16] if method.vectors else method.module.DESCRIPTORS
+        else:
+            settings["front_end"] = config.front_end_of(method, settings).as_settings()
+            settings["eval_every"] = options.eval_every
+        settings["utterances"] = database.digest[:16]
+        settings["recordings"] = features_of[method.name].digest[:16]
+        tracks = ["last"] if method.is_fitted else config.tracks_of(options)
+        for seed, fold, track in product(config.seeds_of(options, method), folds, tracks):
+            jobs.append(make_job(options, method, database, fold, seed, track, settings, deviations))
     return jobs
+
+
+def make_job(options, method, database, fold, seed, track, settings, deviations):
+    """Job of one seed, fold and track, with the settings that all jobs of the method share."""
+    settings = dict(
+        settings, model=method.name, protocol=options.protocol, seed=seed, fold=fold.number, fold_name=fold.name,
+        track=track,
+    )  # fmt: skip
+    train, val = fold.train, fold.train[:0]
+    if track == "validation":
+        train, val = protocols.split_validation_speakers(database, fold, seed)
+        settings["held_out"] = sorted(set(database.speakers[val].tolist()))
+    folder = runs.fold_folder(options.runs, database.name, method.name, options.protocol, seed, fold.number, track)
+    return Job(method, folder, fold, train, val, settings, deviations)
 
 
 def is_finished(job, database=None):
@@ -87,13 +124,12 @@ def is_finished(job, database=None):
     found = settings_at(job.folder)
     if found is None:
         return False
-    names = {**config.OPEN_SETTINGS, **found, **job.settings}
+    names = {"method_sha256": None, **config.OPEN_SETTINGS, **found, **job.settings}  # a changed file comes first
     different = [name for name in names if job.settings.get(name) != found.get(name)]
     done = runs.is_done(job.folder)
     if different and (done or (job.folder / runs.STATE_FILE).exists()):
         raise runs.RunError(
-            f"{job.folder}: holds a run with {difference(job, found, different[0], database)}; "
-            "choose another --runs, or remove that folder"
+            f"{job.folder}: holds a run with {difference(job, found, different[0], database)}; {ANOTHER}"
         )
     return done
 
@@ -110,18 +146,25 @@ def settings_at(folder):
 
 def difference(job, found, name, database=None):
     """Text for the setting `name`, in that the settings `found` of another run differ from those of a job."""
-    if name == "recordings":
-        return "other recordings"
+    descriptions = {
+        "recordings": "other recordings",
+        "features": "other features",
+        "method_sha256": f"another version of {job.method.path}",
+    }
+    if name in descriptions:
+        return descriptions[name]
     if name == "utterances":
         with contextlib.suppress(runs.RunError, AttributeError):
             before = runs.read_index(job.folder.parents[4], database.name, found[name])
             emotions = [database.classes[label] for label in database.labels]
             rows = zip(database.ids, emotions, database.speakers.tolist(), database.sessions.tolist())
-            if sorted(map(tuple, rows)) == sorted(tuple(row[column] for column in runs.INDEX_COLUMNS) for row in before):
+            if sorted(map(tuple, rows)) == sorted(
+                tuple(row[column] for column in runs.INDEX_COLUMNS) for row in before
+            ):
                 path = runs.index_path(job.folder.parents[4], database.name, found[name])
                 return f"the same utterances in another order (sort the manifest like {path.name} to go on)"
         return "other utterances, labels or speakers"
-    default = config.default_of(name, job.settings["model"]) if name in config.OPEN_SETTINGS else None
+    default = config.default_of(name, job.method) if name in config.OPEN_SETTINGS else None
     return f"{name} {found.get(name, default)}, not {job.settings.get(name, default)}"
 
 
@@ -157,9 +200,8 @@ def remove_leftovers(job, database=None):
                 runs.remove_leftovers(job.folder)
 
 
-def describe(job, data_of_job, folds_total, machine):
-    """RunConfig of a job; `machine`: engine, folds at once and so on."""
-    database, device = data_of_job.database, data_of_job.segments.device.type
+def describe(job, database, loaded, folds_total, device="cpu", code=runs.CODE_VERSIONS, **machine):
+    """RunConfig of a job on a device; `code`: versions of its files, `machine`: engine, folds at once and so on."""
     facts = runs.DatabaseFacts(
         name=database.name,
         language=database.language,
@@ -167,19 +209,20 @@ def describe(job, data_of_job, folds_total, machine):
         counts=database.counts(),
         speakers=sorted(set(database.speakers.tolist())),
         utterances=len(database.ids),
-        seconds=round(float(data_of_job.features.seconds.sum()), 3),
-        segments=len(data_of_job.segments),
+        seconds=round(float(loaded.seconds.sum()), 3),
+        segments=len(loaded.segments),
         partial=database.partial,
     )
     return runs.RunConfig(
         settings=job.settings,
         deviations=job.deviations,
+        method=job.method.facts(),
         folds_total=folds_total,
         database=facts,
         train_speakers=sorted(set(database.speakers[job.train_utterances].tolist())),
         test_speakers=sorted(set(database.speakers[job.fold.test].tolist())),
         test=[database.ids[i] for i in job.fold.test],
-        code=runs.CODE_VERSIONS,
+        code=code,
         machine=dict(
             device=torch.cuda.get_device_name() if device == "cuda" else processor_name(),
             **machine,
@@ -237,8 +280,8 @@ def own_share_first(jobs, rank, count):
 def min_steps_to_compile(model, precision, folds):
     """Steps of a network's folds, so many at once, from which on compiling for half a minute pays.
 
-    On an H200 (docs/performance.md) it makes a step of TFT 1 ms shorter and a step of ATFNN 3 to 8 ms; with few folds at
-    once ATFNN's one network gains little or nothing, hence infinity.
+    On an H200 (docs/performance.md) it makes a step of TFT 1 ms shorter and a step of ATFNN 3 to 8 ms; with few folds
+    at once ATFNN's one network gains little or nothing, hence infinity.
     """
     if not is_stacked(model, "compiled"):
         return 30_000
@@ -247,7 +290,7 @@ def min_steps_to_compile(model, precision, folds):
 
 def is_stacked(model, engine):
     """True if folds of a model are trained as one network by an engine."""
-    return engine == "compiled" and models.MODELS[model][0] is models.ATFNN
+    return engine == "compiled" and model in models.MODELS and models.MODELS[model][0] is models.ATFNN
 
 
 def choose_engine(requested, device, is_long=False, dropout=0.0):
@@ -312,21 +355,24 @@ class FoldScheduler:
             model: self.engine_of([job for job in jobs if job.settings["model"] == model], shares)
             for model in dict.fromkeys(job.settings["model"] for job in jobs)
         }
-        self.loaded = {}  # front end -> Data on the device
+        self.loaded = {}  # number of a Features -> its Data on the device
         self.active = {}  # FoldRun in training -> its lock
         self.failures = []  # messages of the folds that diverged
 
     def engine_of(self, jobs, shares):
         """Engine of the jobs of one model."""
         settings = jobs[0].settings
-        counts = self.features_of[config.PAPER_SETTINGS[settings["model"]].front_end].counts
+        counts = self.features_of[settings["model"]].counts
         steps = sum(
             settings["epochs"] * (int(counts[job.train_utterances].sum()) // settings["batch_size"]) for job in jobs
         )
         folds = even_share(math.ceil(len(jobs) / shares), self.folds_at_once)
         least = min_steps_to_compile(settings["model"], settings["precision"], folds)
         is_long = steps / min(shares, len(jobs)) >= least
-        return choose_engine(self.options.engine, self.device, is_long, self.options.dropout)
+        requested = self.options.engine
+        if requested == "auto" and not jobs[0].method.is_of_papers:
+            requested = "eager"  # whether a step of a user's network can be recorded is for the user to find out
+        return choose_engine(requested, self.device, is_long, self.options.dropout)
 
     def train(self, pending):
         """Train the pending jobs; RunError at the end if the memory was short or a fold diverged."""
@@ -364,7 +410,9 @@ class FoldScheduler:
             if not self.active:
                 continue
             run_of = {run.trainer: run for run in self.active}
-            losses = runner.run_epoch(list(run_of), lambda trainer, step: run_of[trainer].report_step(step))
+            path = next(iter(self.active)).job.method.path  # a user's network is the only model of its command
+            with methods.errors_of(path, torch.OutOfMemoryError, remedy="fix the file, or try another --batch-size"):
+                losses = runner.run_epoch(list(run_of), lambda trainer, step: run_of[trainer].report_step(step))
             for trained, run in run_of.items():
                 self.end_epoch(run, losses[trained])
             del run_of, run, trained  # a finished fold's memory is free before the next fold starts
@@ -376,20 +424,24 @@ class FoldScheduler:
             if not locked or is_finished(job, self.database):  # by another process, meanwhile
                 return
             data_of_job, engine = self.data_of(job), self.engines[job.settings["model"]]
-            deterministic = self.device == "cpu" or self.options.deterministic
-            machine = dict(engine=engine, folds_at_once=self.folds_at_once, deterministic=deterministic)
-            run_config = describe(job, data_of_job, self.folds_total, machine)
-            fold_trainer = trainer.FoldTrainer(data_of_job, job.settings, job.train_utterances, self.form)
+            machine = dict(
+                engine=engine, folds_at_once=self.folds_at_once,
+                deterministic=self.device == "cpu" or self.options.deterministic,
+            )  # fmt: skip
+            run_config = describe(job, self.database, data_of_job.features, self.folds_total, self.device, **machine)
+            fold_trainer = trainer.FoldTrainer(
+                data_of_job, job.settings, job.train_utterances, self.form, job.method.build
+            )
             progress = Progress(f"[{number}/{total}] {job.title(self.folds_total)}")
             run = checkpoints.FoldRun(job, fold_trainer, run_config, self.options.save_every, progress)
             self.active[run] = lock.pop_all()
 
     def data_of(self, job):
         """Data of a job on the device, loaded once for each front end."""
-        front_end = config.PAPER_SETTINGS[job.settings["model"]].front_end
-        if front_end not in self.loaded:
-            self.loaded[front_end] = data.to_device(self.database, self.features_of[front_end], self.device)
-        return self.loaded[front_end]
+        loaded = self.features_of[job.settings["model"]]
+        if id(loaded) not in self.loaded:  # methods with the same front end share it
+            self.loaded[id(loaded)] = data.to_device(self.database, loaded, self.device)
+        return self.loaded[id(loaded)]
 
     def end_epoch(self, run, losses):
         """Record an epoch of a fold; a fold that is trained or has diverged ends."""

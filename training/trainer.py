@@ -4,20 +4,23 @@
     EagerRunner().run_epoch([trainer])            # {trainer: losses of the steps}
     trainer.score(test_utterances)                # (n, K)
 
-A runner trains several folds for an epoch: `run_epoch(trainers) -> {trainer: losses}`. EagerRunner, below, runs a step
-operation by operation, on any device. fast/graphs.py and fast/stacked.py have faster runners for a GPU; the step itself,
-`train_step`, is the same for all. Without the folder fast/ networks are trained in their plain form, slower.
+A runner trains several folds for an epoch: `run_epoch(trainers) -> {trainer: losses}`. EagerRunner, below, runs a
+step operation by operation, on any device. fast/graphs.py and fast/stacked.py have faster runners for a GPU; the step
+itself, `train_step`, is the same for all. Without the folder fast/ networks are trained in their plain form, slower.
 """
 
+import inspect
 import os
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
 import features
 import models
 import protocols
+from common import methods
 from training.data import fit_normalization, gather, score
 
 SEED_STRIDE = 1_000_003  # between the streams of random numbers of two seeds: more than there are epochs
@@ -36,15 +39,17 @@ def cross_entropies(logits, labels, double_softmax=False):
     return cross_entropy(logits.softmax(1) if double_softmax else logits, labels, reduction="none")
 
 
-def train_step(model, optimizer, x, labels, precision="float32", double_softmax=False, forward=None):
+def train_step(model, optimizer, x, labels, precision="float32", double_softmax=False, forward=None, weights=None):
     """Take one step of the optimiser on the mean loss of segments x (b, 1, n_mels, frames); gives the loss.
 
-    `forward(model, x)` replaces `model(x)`, for instance by what torch.compile makes of it.
+    `forward(model, x)` replaces `model(x)`, for instance by what torch.compile makes of it. `weights` (K,) are those of
+    the classes in the loss.
     """
     optimizer.zero_grad(set_to_none=True)
     with in_precision(x.device, precision):
         logits = forward(model, x) if forward else model(x)
-    loss = cross_entropies(logits, labels, double_softmax).mean()
+    losses = cross_entropies(logits, labels, double_softmax)
+    loss = (losses if weights is None else losses * weights[labels]).mean()
     loss.backward()
     optimizer.step()
     return loss.detach()
@@ -53,22 +58,74 @@ def train_step(model, optimizer, x, labels, precision="float32", double_softmax=
 # ------------------------------------------------------------------------------------------- networks
 
 
-def make_model(settings, classes, device, form="plain", seed=None):
-    """Network of a run's settings with weights that depend on the seed alone, on a device, in a form of fast/modules.py.
+def make_model(settings, classes, device, form="plain", seed=None, build=None):
+    """Network of a run's settings, its weights by the seed alone, on a device, in a form of fast/modules.py.
 
-    Raises UsageError where a form is needed that is not there: bfloat16 without the folder fast/.
+    `build(classes, n_mels, frames)` makes a network that is not of models.py; TypeError where it gives something else.
     """
     front_end = features.FrontEnd(**settings["front_end"])
-    options = {name: settings[name] for name in models.OPTIONS if name in settings}
+    sizes = dict(n_mels=front_end.n_mels, frames=front_end.frames)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings["seed"] if seed is None else seed)
-        model = models.build(settings["model"], classes, n_mels=front_end.n_mels, frames=front_end.frames, **options)
+        if build:
+            model = build(classes, **sizes)
+            if not isinstance(model, torch.nn.Module):
+                raise TypeError(f"build gives {type(model).__name__}, no torch.nn.Module")
+            if any(map(torch.nn.parameter.is_lazy, model.parameters())):  # a first input gives them their shapes
+                with torch.no_grad():
+                    model.eval()(torch.zeros(1, 1, *front_end.row_shape))
+            return model.train().to(device)
+        options = {name: settings[name] for name in models.OPTIONS if name in settings}
+        model = models.build(settings["model"], classes, **sizes, **options)
     model = model.to(device, memory_format=torch.channels_last)
     if form == "plain":
         return model
     from fast import modules
 
     return modules.accelerate(model, form)
+
+
+def make_optimizer(parameters, settings, device):
+    """Adam as in both papers, or the optimiser of torch.optim that the settings name."""
+    name = settings.get("optimizer", "Adam")
+    options = dict(fused=True, capturable=device.type == "cuda") if name == "Adam" else {}
+    return getattr(torch.optim, name)(parameters, lr=settings["lr"], **options | settings.get("optimizer_options", {}))
+
+
+def check_network(method, settings, classes, device):
+    """Build a user's network and take a step with it; MethodError where it does not give finite logits (b, K)."""
+    front_end = features.FrontEnd(**settings["front_end"])
+    x = torch.randn(2, 1, *front_end.row_shape, generator=torch.Generator().manual_seed(0)).to(device)
+    with methods.errors_of(method.path, torch.OutOfMemoryError), torch.random.fork_rng():
+        model = make_model(settings, classes, device, build=method.build)
+        if not any(part.requires_grad for part in model.parameters()):
+            raise methods.MethodError(f"{method.path}: build gives a network without weights to train; add some")
+        if not all(map(torch.is_tensor, model.state_dict().values())):
+            raise methods.MethodError(f"{method.path}: its state_dict holds more than tensors; keep those alone in it")
+        with torch.no_grad():
+            check_logits(method.path, model(x), 2, classes)
+            check_logits(method.path, model.eval()(x[:1]), 1, classes)
+            if takes_maps(model):
+                logits, maps = model(x, return_maps=True)
+                check_logits(method.path, logits, 2, classes)
+                if not all(part.ndim == 4 and len(part) == 2 for part in maps.values()):
+                    raise ValueError("maps for 2 segments are not all (2, heads, rows, columns)")
+        optimizer = make_optimizer(model.parameters(), settings, x.device)
+        train_step(model.train(), optimizer, x, torch.arange(2, device=device), settings["precision"])
+
+
+def check_logits(path, logits, size, classes):
+    """Raise MethodError unless a user's network gave finite logits (size, classes)."""
+    if not torch.is_tensor(logits) or logits.shape != (size, classes):
+        shape = tuple(logits.shape) if torch.is_tensor(logits) else type(logits).__name__
+        raise methods.MethodError(f"{path}: gives {shape} for {size} segments; return logits ({size}, {classes})")
+    if not torch.isfinite(logits).all():
+        raise methods.MethodError(f"{path}: gives logits that are not finite; fix the network")
+
+
+def takes_maps(network):
+    """True if a network can return its attention with its logits: (logits, {name: (b, heads, rows, columns)})."""
+    return "return_maps" in inspect.signature(network.forward).parameters
 
 
 def default_form(device, precision="float32"):
@@ -104,13 +161,16 @@ def prepare(device, deterministic):
 class FoldTrainer:
     """Weights of one fold, trained on the segments of `train_utterances`."""
 
-    def __init__(self, data, settings, train_utterances, form="plain"):
+    def __init__(self, data, settings, train_utterances, form="plain", build=None):
         self.data, self.settings = data, settings
-        device = data.segments.device
-        self.model = make_model(settings, len(data.database.classes), device, form)
-        self.optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=settings["lr"], fused=True, capturable=device.type == "cuda"
-        )
+        device, classes = data.segments.device, len(data.database.classes)
+        self.model = make_model(settings, classes, device, form, build=build)
+        self.optimizer = make_optimizer(self.model.parameters(), settings, device)
+        self.class_weights = None
+        if settings.get("class_weights"):  # N / (K N_k), 0 for a class that is not there
+            counts = np.bincount(data.database.labels[train_utterances], minlength=classes)
+            weights = np.where(counts, counts.sum() / (classes * np.maximum(counts, 1)), 0)
+            self.class_weights = torch.from_numpy(weights.astype(np.float32)).to(device)
         self.segments = data.segments_of(train_utterances)  # (n,) that are trained on
         self.normalization = fit_normalization(data, settings["normalization"], self.segments)
         self.epoch = 0  # epochs done
@@ -125,7 +185,10 @@ class FoldTrainer:
         """Train on the segments `index` (b,); gives the loss, on the device."""
         x, labels = gather(self.data, self.normalization, index), self.data.labels[index]
         double_softmax = self.settings.get("double_softmax", False)
-        return train_step(self.model, self.optimizer, x, labels, self.settings["precision"], double_softmax, forward)
+        return train_step(
+            self.model, self.optimizer, x, labels, self.settings["precision"], double_softmax, forward,
+            self.class_weights,
+        )  # fmt: skip
 
     def score(self, utterances):
         """Scores of utterances from their segments' posteriors, float32 (n, K)."""
@@ -150,7 +213,8 @@ class FoldTrainer:
         if shapes != saved:
             raise ValueError("weights of another network")
         for number, moments in state["optimizer"].items():
-            if any(value.shape not in (parameters[number].shape, ()) for value in moments.values()):
+            shapes = {value.shape for value in moments.values() if torch.is_tensor(value)}
+            if self.settings.get("optimizer", "Adam") == "Adam" and not shapes <= {parameters[number].shape, ()}:
                 raise ValueError("moments of another shape than their weights")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(dict(state=state["optimizer"], param_groups=groups))
@@ -159,7 +223,7 @@ class FoldTrainer:
     @contextmanager
     def dropout_masks(self):
         """Context with random numbers that depend on seed, fold and epoch only, also after the fold was resumed."""
-        if not self.settings.get("dropout"):
+        if not self.settings.get("dropout") and "method_sha256" not in self.settings:
             yield
             return
         device = self.data.segments.device

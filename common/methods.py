@@ -1,0 +1,272 @@
+"""Methods: the papers' networks, the comparison methods, and a network in a file of the user's own.
+
+    methods.find("tft")                     # a network of the papers, models.py
+    methods.find("lld-svm")                 # a comparison method, comparisons/lld_svm.py
+    methods.find("path/to/my_net.py")       # a file with build(classes, n_mels, frames) -> nn.Module
+
+A network's file may also hold FRONT_END ("tft", "atfnn" or a features.FrontEnd), SETTINGS (a dictionary of SETTINGS
+below), and PUBLISHED, EXTENT and NOTE: rows of benchmarks/published.csv that it stands for, how much of it is its
+paper's, and a line for the reader of a table. A method that is fitted at once, without epochs, has `fit` and `scores`
+on DESCRIPTORS instead of `build`; the files in comparisons/ are examples, and a user's file can be such a method too.
+"""
+
+import hashlib
+import importlib
+import json
+import re
+import sys
+import traceback
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from types import ModuleType
+
+import features
+import protocols
+
+# ------------------------------------------------------------------------------- settings of the papers
+
+
+@dataclass(frozen=True)
+class PaperSettings:
+    """Training settings of a paper, and its front end."""
+
+    front_end: str
+    epochs: int
+    batch_size: int
+    lr: float
+    pre_emphasis: str
+
+
+TFT = PaperSettings("tft", epochs=1000, batch_size=64, lr=1e-3, pre_emphasis="segment")  # TFT section 3.3
+ATFNN = PaperSettings("atfnn", epochs=100, batch_size=128, lr=5e-4, pre_emphasis="none")  # ATFNN III-C, epochs ours
+PAPER_SETTINGS = {
+    **dict.fromkeys(("tft", "tft-t+f", "tft-t+tf", "tft-f+tf"), TFT),
+    **dict.fromkeys(("atfnn", "afnn", "atnn", "tfnn"), ATFNN),
+}
+CLASSICAL = ("lld-svm", "lld-gmm", "lda-centroid", "ga-bel", "lohu", "dnn-elm", "rgsr-lpda")
+COMPARISONS = CLASSICAL  # files of comparisons/, by name
+VECTOR_DESCRIPTORS = ("openear", "is09", "hu")  # of comparisons/descriptors.py: a vector of each utterance
+FRAME_DESCRIPTORS = ("mfcc39", "mfcc_pitch_hnr")  # of comparisons/descriptors.py: a row for each frame
+GROUPS = {"all": tuple(PAPER_SETTINGS), "classical": CLASSICAL, "comparisons": COMPARISONS}  # of --model
+SETTINGS = {  # of a network's file -> default
+    "epochs": 100,
+    "batch_size": 64,
+    "lr": 1e-3,
+    "optimizer": "Adam",  # a class of torch.optim
+    "optimizer_options": {},  # further arguments of it, such as {"momentum": 0.9}
+    "class_weights": False,  # weight the loss by N / (K N_k) of the training fold
+    "normalization": "fold",
+}
+CONSTANTS = dict(PUBLISHED=(), EXTENT="", NOTE="")  # of a method's file -> default
+MOST_FRAMES, MOST_POINTS = 10_000, 65_536  # of a segment and an FFT
+EXTENTS = dict(full="as its paper states it", most="most of its paper", reading="our reading of an abstract")
+
+
+class MethodError(ValueError):
+    """A method's file that cannot be used; the message names the file and the remedy."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way from recordings to scores, under a name."""
+
+    name: str  # in folders and tables
+    defaults: dict  # setting -> default value
+    front_end: object = None  # name in features.FRONT_ENDS or a FrontEnd; None of a fitted method
+    module: ModuleType = None  # its file; None of the papers' networks
+    path: str = ""  # of a user's file
+    source: bytes = b""  # of a user's file
+    vectors: str = ""  # path of the file of --features, used instead of its descriptors
+
+    @property
+    def is_fitted(self):
+        """True of a method that is fitted at once, without epochs."""
+        return self.front_end is None
+
+    @property
+    def is_of_papers(self):
+        """True of the eight networks of the two papers."""
+        return self.module is None
+
+    @property
+    def sha256(self):
+        """SHA-256 of a user's file, part of a run's settings; empty for the suite's own methods."""
+        return hashlib.sha256(self.source).hexdigest() if self.source else ""
+
+    @property
+    def is_seeded(self):
+        """True if results depend on the seed."""
+        return not self.is_fitted or getattr(self.module, "SEEDED", True)
+
+    @property
+    def uses_vectors(self):
+        """True of a fitted method that works on a vector of each utterance."""
+        return self.is_fitted and self.module.DESCRIPTORS in VECTOR_DESCRIPTORS
+
+    @property
+    def build(self):
+        """Function build(classes, n_mels, frames) of a network's file; None of the papers' networks."""
+        return getattr(self.module, "build", None)
+
+    def base_front_end(self):
+        """FrontEnd before settings change it."""
+        return features.FRONT_ENDS[self.front_end] if isinstance(self.front_end, str) else self.front_end
+
+    def facts(self):
+        """What config.json holds of the method, without its settings."""
+        if self.is_of_papers:
+            return {}
+        facts = dict(file=Path(self.path).name) if self.path else {}
+        published, extent, note = (getattr(self.module, name, default) for name, default in CONSTANTS.items())
+        if self.vectors:  # with other features it stands for no published row
+            published, extent, note = (), "", f"on vectors of {Path(self.vectors).name}"
+        return facts | dict(fitted=self.is_fitted, published=list(published), extent=extent, note=note)
+
+
+# --------------------------------------------------------------------------------------------- finding
+
+
+def find(model):
+    """Method of a name, or of the path of a Python file; UsageError or MethodError where there is none."""
+    if model in PAPER_SETTINGS:
+        defaults = asdict(PAPER_SETTINGS[model])
+        return Method(model, defaults, front_end=defaults.pop("front_end"))
+    if model in COMPARISONS:
+        return of_module(model, importlib.import_module(f"comparisons.{model.replace('-', '_')}"))
+    if not str(model).endswith(".py"):
+        names = ", ".join((*PAPER_SETTINGS, *COMPARISONS, *GROUPS))
+        raise protocols.UsageError(f"--model {model}: choose {names}, or the path of a file such as my_net.py")
+    return load_file(model)
+
+
+def name_of(model):
+    """Name of a method in folders and tables: that of its file, without folder and ending, else as it is."""
+    return Path(model).stem if str(model).endswith(".py") else model
+
+
+def load_file(path):
+    """Method of a user's file; MethodError where it cannot be used."""
+    path, name = Path(path), name_of(path)
+    if name.lower() in (*PAPER_SETTINGS, *COMPARISONS, *GROUPS) or not re.fullmatch(r"\w[\w.+-]*", name):
+        raise MethodError(f"{path}: rename the file; give it a name of its own, of letters, digits, '.', '_', '-'")
+    try:
+        source = path.read_bytes()
+    except OSError as error:
+        raise MethodError(f"{path}: cannot be read ({error.strerror}); name a Python file") from None
+    module = ModuleType(f"method_{name}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # so that classes in it can be found, as dataclasses do
+    with errors_of(path):
+        exec(compile(source, str(path), "exec"), module.__dict__)  # the very bytes of the SHA-256
+    return of_module(name, module, str(path), source)
+
+
+@contextmanager
+def errors_of(path, *passed, remedy="fix the file"):
+    """Turn what a user's file raises into one MethodError, but for the types `passed`; without a path nothing changes.
+
+    An OSError that is not raised in the file passes too: it is of a run's own files.
+    """
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        is_outside = isinstance(error, OSError) and not lines
+        if not path or is_outside or isinstance(error, (MemoryError, *passed)) or hasattr(error, "exit_code"):
+            raise
+        where = f"{path}, line {lines[-1]}" if lines else path
+        if isinstance(error, ModuleNotFoundError) and error.name and "." not in error.name:
+            if Path(path).with_name(f"{error.name}.py").exists():
+                raise MethodError(f"{where}: imports {error.name}.py next to it; put all in one file") from None
+            raise MethodError(f"{where}: needs the package {error.name}; pip install {error.name}") from None
+        raise MethodError(f"{where}: ends in an error ({describe(error)}); {remedy}") from None
+
+
+def of_module(name, module, path="", source=b""):
+    """Method of a module with `build`, or with `fit` and `scores`; MethodError where its parts do not fit."""
+    where = path or f"comparisons/{name.replace('-', '_')}.py"
+    is_fitted = all(callable(getattr(module, part, None)) for part in ("fit", "scores"))
+    if not is_fitted and not callable(getattr(module, "build", None)):
+        raise MethodError(f"{where}: has no function build; add build(classes, n_mels, frames)")
+    check_constants(where, module)
+    defaults = dict(normalization=SETTINGS["normalization"]) if is_fitted else SETTINGS
+    defaults = defaults | settings_in(where, module, defaults)
+    if is_fitted:
+        descriptors = getattr(module, "DESCRIPTORS", None)
+        if descriptors not in (*VECTOR_DESCRIPTORS, *FRAME_DESCRIPTORS):
+            names = ", ".join((*VECTOR_DESCRIPTORS, *FRAME_DESCRIPTORS))
+            raise MethodError(f"{where}: has fit and scores, and DESCRIPTORS is {descriptors!r}; choose {names}")
+        return Method(name, defaults, None, module, path, source)
+    front_end = getattr(module, "FRONT_END", "tft")
+    if isinstance(front_end, features.FrontEnd):
+        front_end = with_floats(front_end)
+        if not is_possible(front_end):
+            raise MethodError(f"{where}: FRONT_END has impossible values; see features.FrontEnd")
+    elif not isinstance(front_end, str) or front_end not in features.FRONT_ENDS:
+        names = ", ".join(features.FRONT_ENDS)
+        raise MethodError(f"{where}: FRONT_END is {front_end!r}; choose {names}, or give a features.FrontEnd")
+    return Method(name, defaults, front_end, module, path, source)
+
+
+def check_constants(where, module):
+    """Raise MethodError unless PUBLISHED, EXTENT and NOTE of a module are what the tables need."""
+    published, extent, note = (getattr(module, name, default) for name, default in CONSTANTS.items())
+    if not isinstance(published, (tuple, list)) or not all(isinstance(row, str) for row in published):
+        raise MethodError(f"{where}: PUBLISHED is {published!r}; give names of rows, such as ('LLDs+SVM',)")
+    if not isinstance(extent, str) or extent not in ("", *EXTENTS):
+        raise MethodError(f"{where}: EXTENT is {extent!r}; choose {', '.join(EXTENTS)}, or drop it")
+    if not isinstance(note, str):
+        raise MethodError(f"{where}: NOTE is {note!r}; give a line of text")
+
+
+def settings_in(where, module, defaults):
+    """SETTINGS of a module, as JSON gives them back; MethodError for a setting or value unlike those of `defaults`."""
+    settings = getattr(module, "SETTINGS", {})
+    if not isinstance(settings, dict):
+        raise MethodError(f"{where}: SETTINGS is {settings!r}; give a dictionary")
+    for setting, value in settings.items():
+        if setting not in defaults:
+            raise MethodError(f"{where}: SETTINGS has {setting}; choose among {', '.join(defaults)}")
+        if not is_of_kind(value, defaults[setting]):
+            raise MethodError(f"{where}: SETTINGS has {setting} {value!r}; give such as {defaults[setting]!r}")
+    try:
+        return json.loads(json.dumps(settings))  # a tuple becomes a list, as in config.json
+    except (TypeError, ValueError):
+        raise MethodError(f"{where}: SETTINGS holds more than numbers, texts, lists and dictionaries; fix it") from None
+
+
+def is_of_kind(value, example):
+    """True if a value is of the type of an example, and within bounds where it is a number."""
+    if isinstance(example, bool) or not isinstance(example, (int, float)):
+        return type(value) is type(example)
+    return type(value) in (type(example), int) and 0 < value < 2**31
+
+
+def with_floats(front_end):
+    """The FrontEnd with floats where its fields are floats and whole numbers were given."""
+    values = {part.name: getattr(front_end, part.name) for part in fields(front_end) if part.type is float}
+    return replace(front_end, **{name: float(value) for name, value in values.items() if type(value) is int})
+
+
+def is_possible(front_end):
+    """True if recordings can pass through a FrontEnd: its values are of their types and fit each other."""
+    return (
+        all(type(getattr(front_end, part.name)) is part.type for part in fields(front_end))
+        and 0 < front_end.frames <= MOST_FRAMES
+        and 0 < front_end.hop_length <= front_end.win_length <= front_end.n_fft <= MOST_POINTS
+        and 0 < front_end.n_mels <= front_end.n_fft // 2
+        and features.SAMPLE_RATES[0] <= front_end.sample_rate <= features.SAMPLE_RATES[1]
+        and 0 <= front_end.fmin < front_end.fmax <= front_end.sample_rate / 2
+        and 0 <= front_end.pre_emphasis <= 1
+        and 0 < front_end.log_floor < 1
+        and front_end.overlap_fits()
+        and front_end.pre_emphasis_scope in ("segment", "utterance")
+    )
+
+
+def describe(error):
+    """An exception in one short line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:100]}".rstrip(": ")

@@ -1,0 +1,1 @@
+"""Comparison methods: one file each, and the descriptors, normalisations and classifiers that they share."""
