@@ -15,7 +15,8 @@ CODECS = {  # format tag -> codec; the bytes of these give the number of samples
 }  # fmt: skip
 OTHER_CODECS = {
     0x0050: "MPEG audio", 0x0055: "MP3", 0x00FF: "AAC", 0x1600: "AAC", 0x1602: "AAC", 0x1610: "AAC",
-    0x0022: "TrueSpeech", 0x0014: "G.723 ADPCM", 0x0042: "G.723.1", 0x0045: "G.726 ADPCM", 0x0064: "G.726 ADPCM", 0x0065: "G.722",
+    0x0022: "TrueSpeech", 0x0014: "G.723 ADPCM", 0x0042: "G.723.1", 0x0045: "G.726 ADPCM", 0x0064: "G.726 ADPCM",
+    0x0065: "G.722",
     0x028F: "G.722", 0x0083: "G.729", 0x0160: "WMA", 0x0161: "WMA", 0x0162: "WMA", 0x0163: "WMA", 0x2000: "AC-3",
     0x2001: "DTS", 0x674F: "Vorbis", 0x6750: "Vorbis", 0x6751: "Vorbis", 0x704F: "Opus", 0xA109: "Speex",
     0xF1AC: "FLAC",
