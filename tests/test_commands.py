@@ -273,6 +273,18 @@ def test_parts_of_recordings_are_trained_on_and_named_by_their_times(copy, tmp_p
     assert "share 0.10 s of a recording" in capsys.readouterr().err
 
 
+def test_parts_of_two_speakers_that_overlap_a_little_are_noted(copy, tmp_path, capsys):
+    lines = (copy / "small.csv").read_text().splitlines()[1:]
+    rows = [f"{line},0,0.2" for line in lines] + [f"wav/S1/{line.split('/')[2].replace('S1', 'S2')},0.19,0.3"
+                                                  for line in lines[:2]]  # fmt: skip
+    (copy / "small.csv").write_text("\n".join(["path,emotion,speaker,start,end", *rows]) + "\n")
+    assert run_train(copy / "small.csv", tmp_path) == 0
+    (note,) = (line for line in capsys.readouterr().out.splitlines() if "note: " in line)
+    assert "#0.00-0.20 of S1 and wav/S1/angry_01.wav#0.19-0.30 of S2 share 0.01 s" in note and note.endswith(
+        "and 1 more"
+    )
+
+
 def test_two_speakers_are_too_few_for_the_validation_track(copy, tmp_path, capsys):
     manifest = copy / "small.csv"
     lines = manifest.read_text().splitlines()

@@ -48,6 +48,22 @@ def write_csv(path, names, rows, header="name,a,b,c,d", separator=","):
     return path
 
 
+def test_vectors_of_parts_go_by_the_names_of_the_parts(corpus, database, tmp_path):
+    lines = [
+        f"{line},{start},0.25" for line in (corpus / "small.csv").read_text().splitlines()[1:] for start in (0, 0.1)
+    ]
+    (tmp_path / "small.csv").write_text("\n".join(["path,emotion,speaker,start,end", *lines]))
+    parts = protocols.open_database(str(tmp_path / "small.csv"), corpus)
+    rows = np.arange(48 * 3).reshape(48, 3)
+    np.savez(tmp_path / "x.npz", **dict(zip(parts.ids[::-1], rows[::-1])))
+    loaded = vectors.load(parts, tmp_path / "x.npz")
+    np.testing.assert_array_equal(loaded.segments, rows)
+    assert loaded.seconds.tolist() == pytest.approx([0.25, 0.15] * 24)
+    np.savez(tmp_path / "x.npz", **dict(zip(parts.paths, rows)))  # a file holds several
+    with pytest.raises(protocols.DatabaseError, match="has no vector of 48 of 48 utterances"):
+        vectors.load(parts, tmp_path / "x.npz")
+
+
 def test_all_forms_of_a_file_give_the_same_rows(database, tmp_path, capsys):
     rows = np.random.default_rng(0).normal(size=(24, 4)).astype(np.float32)
     paths = database.paths
