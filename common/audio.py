@@ -84,6 +84,8 @@ def read_samples(path, start=0.0, end=inf):
         with open(os.fsencode(path), "rb") as file:
             header = containers.read_wav_header(file)
             problem, content = containers.true_flac(file)
+            if name := containers.unknown_format(file):
+                problem = f"holds {name}, not WAV or FLAC; convert it"
         if header and header.codec not in containers.CODECS:
             problem = f"holds {header.codec_name} in {header.container}; convert it to 16-bit PCM"
         problem = problem or (header and header.problem())

@@ -26,6 +26,22 @@ STREAMED = 0x7FFF_F000  # bytes; a data chunk of this size or more was written b
 SLACK = 0.01  # s; fewer bytes behind the samples are not taken for samples
 REWRITE = "write it anew: ffmpeg -ignore_length 1 -i IN OUT"  # reads to the end of the file
 
+UNKNOWN = {  # first bytes of formats that libsndfile does not know -> name
+    b"BW64": "BW64", b"#!AMR": "AMR", b"0&\xb2u": "WMA", b"\x1aE\xdf\xa3": "Matroska or WebM",
+    b"MAC ": "Monkey's Audio",
+    b"wvpk": "WavPack",
+}  # fmt: skip
+
+
+def unknown_format(file):
+    """Name of a format that libsndfile does not know, by the first bytes of a file; None for others."""
+    file.seek(0)
+    head = file.read(12)
+    if head[4:8] == b"ftyp":
+        return "MP4"
+    return next((name for start, name in UNKNOWN.items() if head.startswith(start)), None)
+
+
 # --------------------------------------------------------------------------------- WAV, RF64 and W64
 
 W64_RIFF = b"riff.\x91\xcf\x11\xa5\xd6(\xdb\x04\xc1\x00\x00"

@@ -31,6 +31,7 @@ TIMES = {  # likewise for the part of a file that is meant, also as `start_time`
     "offset": ("offset",),  # the start; next to an onset the end
 }
 UNITS = {"s": 1, "sec": 1, "secs": 1, "second": 1, "seconds": 1, "ms": 1e-3, "msec": 1e-3, "milliseconds": 1e-3}
+RANGES = {"time", "times", "timestamp", "timestamps", "interval", "range", "span", "segment"}  # may hold start and end
 FILLERS = {"time", "seg", "segment", "clip", "turn", "utt", "utterance", "t", "audio"}  # in the names of times
 MISSING = {"", "nan", "nat", "none", "null", "na", "n/a"}  # values of a time that is not given
 DELIMITERS = ",;\t|"
@@ -64,7 +65,7 @@ def read_rows(manifest):
     if missing := [part for part in REQUIRED if columns[part] is None]:
         names = "; ".join(f"{part} ({', '.join(COLUMNS[part][1:5])}, ...)" for part in missing)
         found = ", ".join(filter(None, header)) or "none"
-        raise DatabaseError(f"{manifest}: has no column {names}; its columns are {found[:200]}")
+        raise DatabaseError(f"{manifest}: has no column {names}; add it or rename it, of {found[:200]}")
     rows = []
     for line, cells in table:
         path, emotion, speaker, session = ("" if i is None else cells[i] for i in columns.values())
@@ -236,15 +237,14 @@ def choose_times(manifest, header, table):
         core = [word.removesuffix("time") or word for word in (words[:-1] if unit else words) if word not in FILLERS]
         parts = [part for part, names in TIMES.items() if set(core) & set(names)]
         are_times = all(parse_seconds(value) is not None for value in values)
+        if values and RANGES & set(words) and all(RANGE.fullmatch(value) for value in values):
+            refuse_times(manifest, name)
         if not values or not parts or not (are_times or (len(core) == 1 and core[0] in TIMES)):
             continue  # such as a column `from` that names a source
         if len(core) == 1:
             found.setdefault(parts[0], []).append((i, unit or 1))
         elif parts != ["duration"]:
-            raise DatabaseError(
-                f"{manifest}: column {name} seems to tell the part of a file that is meant; "
-                "give start and end in seconds, or rename or remove the column"
-            )
+            refuse_times(manifest, name)
     for part, several in found.items():
         if any(len({cells[i] for i, _ in several}) > 1 for _, cells in table):
             refuse_both(manifest, part, header[several[0][0]], header[several[1][0]])
@@ -257,6 +257,14 @@ def choose_times(manifest, header, table):
     if "end" in times:
         times.pop("duration", None)  # of the part, or of the whole file
     return times
+
+
+def refuse_times(manifest, name):
+    """Raise DatabaseError for a column that seems to tell a part of a file, in a form that is not read."""
+    raise DatabaseError(
+        f"{manifest}: column {name} seems to tell the part of a file that is meant; "
+        "give start and end in seconds, or rename or remove the column"
+    )
 
 
 def refuse_both(manifest, part, first, second):
@@ -284,6 +292,7 @@ def part_of(line, cells, times):
 
 
 NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)(e[+-]?\d+)?", re.IGNORECASE)
+RANGE = re.compile(r"[(\[]?\s*[\d:.]+\s*(-|,|;|to|\.\.)\s*[\d:.]+\s*[)\]]?")  # 0.5-1.2, [0.5, 1.2], 0:01 to 0:02
 CLOCK = re.compile(r"(?:(?P<days>\d+) days?,? ?\+?)?(?:(?:(?P<h>\d+):)?(?P<m>\d+):(?P<s>\d+(?:[.,]\d+)?))?")
 ISO = re.compile(r"P(?:(?P<days>\d+)D)?(?:T(?:(?P<h>\d+)H)?(?:(?P<m>\d+)M)?(?:(?P<s>\d+(?:[.,]\d+)?)S)?)?")
 

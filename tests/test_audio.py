@@ -127,6 +127,15 @@ def test_other_formats_are_refused_whatever_their_ending(options, name, tmp_path
     assert f"holds {name}, not WAV or FLAC; convert it" in refusal(write(tmp_path / "a.wav", **options))
 
 
+@pytest.mark.parametrize("head, name", [
+    (b"\0\0\0\x20ftypM4A ", "MP4"), (b"#!AMR\n", "AMR"), (b"0&\xb2u", "WMA"), (b"\x1aE\xdf\xa3", "Matroska or WebM"),
+    (b"BW64", "BW64"),
+])  # fmt: skip
+def test_formats_that_libsndfile_does_not_know_are_named(head, name, tmp_path):
+    (tmp_path / "a.wav").write_bytes(head + bytes(range(256)) * 9)
+    assert f"holds {name}, not WAV or FLAC; convert it" in refusal(tmp_path / "a.wav")
+
+
 # ----------------------------------------------------------------------------------- wrong headers
 
 

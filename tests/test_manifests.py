@@ -103,7 +103,7 @@ def test_two_columns_that_could_be_meant_are_named(column, values, words, tmp_pa
 
 
 @pytest.mark.parametrize("content, words", [
-    (PLAIN.replace("speaker", "person"), ("no column speaker", "speakerid", "path, emotion, person")),
+    (PLAIN.replace("speaker", "person"), ("no column speaker", "speakerid", "add it", "path, emotion, person")),
     ("a.wav,sad,S1\n", ("no column path",)),
     ("", ("no column path", "none")),
     (PLAIN + "c,d.wav,sad,S1\n", ("line 4", "more values", "','")),
@@ -198,6 +198,8 @@ def with_times(columns, *values):
     ("tmin,tmax", "0.5,1.25", (0.5, 1.25)),
     ("start,end", "0 days 00:00:00.5,0 days 00:00:01.25", (0.5, 1.25)), ("start,end", "0.5,NaT", (0.5, inf)),
     ("start,end", ",", (0, inf)),
+    ("time,segment,range", "2024-05-01,7,20-x", (0, inf)), ("timestamp", "1714550400", (0, inf)),
+    ("age", "20-30", (0, inf)),
     ("start,begin,end", "0.5,0.5,1.25", (0.5, 1.25)), ("length", "0.75", (0, inf)), ("num_frames", "12", (0, inf)),
 ])  # fmt: skip
 def test_columns_that_say_the_part_of_a_file_are_read(columns, value, part, tmp_path):
@@ -220,7 +222,8 @@ def test_decimal_commas_stand_between_semicolons(tmp_path):
     ("onset,end,offset", "0,1,2", ("end and offset",)),
     ("start_sample,end_sample", "0,8000", ("start_sample", "seconds")),
     ("frame_offset,num_frames", "8000,8000", ("frame_offset",)),
-    ("word_start,word_end", "0,1", ("word_start",)),
+    ("word_start,word_end", "0,1", ("word_start",)), ("timestamp", "0.5-1.2", ("timestamp", "start and end")),
+    ("segment", "0:01 to 0:02", ("segment",)), ("time range", '"[0.5, 1.2]"', ("time range",)),
 ])  # fmt: skip
 def test_times_that_cannot_be_meant_or_read_are_refused(columns, value, words, tmp_path):
     line = refusal(tmp_path, with_times(columns, value, value))
