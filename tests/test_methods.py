@@ -272,7 +272,9 @@ def test_a_file_names_its_front_end_and_the_rows_that_it_stands_for(method, run,
         code, out, error = run(method(ATTENTIVE))
     assert code == 0 and "4 of 4 folds are already done" in out, error  # a tuple in SETTINGS is no other setting
     folder = folder_of(tmp_path / "runs", "my_net", 0)
-    assert runs.read_config(folder).settings["front_end"]["n_mels"] == 24
+    settings = runs.read_config(folder).settings
+    assert settings["front_end"]["n_mels"] == 24
+    assert trainer.make_model(settings, 3, "cpu", build=methods.find(method()).build).training
     assert command(predict.main, "--run", folder, corpus / "wav/S1/sad_01.wav") == 0
     (row,) = rows(tmp_path / "runs")
     assert (row["source"], row["method"], row["extent"]) == ("TFT Table 4", "LoHu, my_net", "reading")
