@@ -8,6 +8,9 @@ A network's file may also hold FRONT_END ("tft", "atfnn" or a features.FrontEnd)
 below), and PUBLISHED, EXTENT and NOTE: rows of benchmarks/published.csv that it stands for, how much of it is its
 paper's, and a line for the reader of a table. A method that is fitted at once, without epochs, has `fit` and `scores`
 on DESCRIPTORS instead of `build`; the files in comparisons/ are examples, and a user's file can be such a method too.
+
+A killed run resumes with the same bits where a network takes its random numbers from torch, whose seed is set in each
+epoch, and holds what it needs from step to step in its buffers.
 """
 
 import hashlib

@@ -16,36 +16,26 @@ import train
 from common import runs, vectors
 from comparisons.descriptors import DESCRIPTORS
 
-NPY = b"\x93NUMPY\x01\0"  # begins an .npy file
-METHOD = ["--model", "lda-centroid", "--device", "cpu"]
-
 
 @pytest.fixture(scope="module")
 def database(corpus):
     return protocols.open_database(str(corpus / "small.csv"))
 
 
-@pytest.fixture(scope="module")
-def own(database):
-    """The vectors (24, 384) that the method computes by itself."""
-    return features.load(database.root, database.paths, DESCRIPTORS["is09"]).segments
-
-
 @pytest.fixture
 def run(corpus, tmp_path, capsys):
-    """Exit code, output and errors of train.py with a file of vectors, into tmp_path/runs unless `more` has another."""
+    """Exit code, output and errors of train.py with lda-centroid, into tmp_path/runs."""
 
-    def call(path, *more):
-        options = ["--db", corpus / "small.csv", "--runs", tmp_path / "runs", *METHOD, "--features", path]
-        return command(train.main, *options, *more), *capsys.readouterr()
+    def call(*more):
+        options = ["--db", corpus / "small.csv", "--runs", tmp_path / "runs", "--device", "cpu"]
+        return command(train.main, *options, "--model", "lda-centroid", *more), *capsys.readouterr()
 
     return call
 
 
-def write_csv(path, names, rows, header="name,a,b,c,d", separator=","):
+def write_csv(path, names, rows, separator=","):
     lines = [separator.join([name, *map(repr, map(float, row))]) for name, row in zip(names, rows)]
-    path.write_text("\n".join([header.replace(",", separator), *lines]))
-    return path
+    path.write_text("\n".join([f"name{separator}a{separator}b", *lines]))
 
 
 def test_vectors_of_parts_go_by_the_names_of_the_parts(corpus, database, tmp_path):
@@ -66,23 +56,17 @@ def test_vectors_of_parts_go_by_the_names_of_the_parts(corpus, database, tmp_pat
 
 def test_all_forms_of_a_file_give_the_same_rows(database, tmp_path, capsys):
     rows = np.random.default_rng(0).normal(size=(24, 4)).astype(np.float32)
-    paths = database.paths
-    forms = dict(
-        path=paths, bare=[path.removesuffix(".wav") for path in paths], dots=[f"./{path}" for path in paths],
-        whole=[str((database.root / path).resolve()) for path in paths],
-        whole_bare=[str(database.root / path)[:-4] for path in paths],
-    )  # fmt: skip
-    order = np.random.default_rng(1).permutation(24)
-    for names in forms.values():
-        names, mixed = np.array(names)[order], rows[order]
-        np.savez(tmp_path / "arrays.npz", names=names, x=mixed)
-        np.savez(tmp_path / "bytes.npz", x=mixed.astype(np.float64), names=names.astype(bytes), labels=np.arange(24))
-        np.savez(tmp_path / "named.npz", **dict(zip(names.tolist(), mixed)))
-        write_csv(tmp_path / "comma.csv", names.tolist(), mixed)
-        write_csv(tmp_path / "tab.csv", names.tolist(), mixed, separator="\t")
-        write_csv(tmp_path / "semicolon.CSV", names.tolist(), mixed, separator=";")
-        for name in ("arrays.npz", "bytes.npz", "named.npz", "comma.csv", "tab.csv", "semicolon.CSV"):
-            np.testing.assert_array_equal(vectors.load(database, tmp_path / name).segments, rows)
+    order, paths = np.random.default_rng(1).permutation(24), database.paths
+    for form in ("{}", "./{}", str(database.root / "{}"), str(database.root.resolve() / "{}")):
+        for ending in ("", ".wav"):
+            names = [form.format(paths[i]).removesuffix(ending) for i in order]
+            np.savez(tmp_path / "1.npz", names=names, x=rows[order])
+            np.savez(tmp_path / "2.npz", x=rows[order].astype(float), i=np.array(names).astype(bytes), k=np.arange(24))
+            np.savez(tmp_path / "3.npz", **dict(zip(names, rows[order])))
+            for number, separator in enumerate(",;\t"):
+                write_csv(tmp_path / f"{number}.csv", names, rows[order], separator)
+            for path in [*tmp_path.glob("*.npz"), *tmp_path.glob("*.csv")]:
+                np.testing.assert_array_equal(vectors.load(database, path).segments, rows)
     assert capsys.readouterr().out == ""
     write_csv(tmp_path / "more.csv", [*paths, "wav/S9/sad_01.wav", "sad_01"], [*rows, rows[0], rows[0]])
     vectors.load(database, tmp_path / "more.csv")
@@ -90,112 +74,93 @@ def test_all_forms_of_a_file_give_the_same_rows(database, tmp_path, capsys):
 
 
 def test_a_name_of_two_utterances_is_of_neither(database):
-    pair = protocols.Database(
-        "pair", database.root, "", ("a", "b"), ["x.wav", "x.flac", "y.v1.wav"], ["x.wav", "x.flac", "y.v1.wav"],
-        np.array([0, 1, 0]), np.array(["1", "2", "1"]), np.array([""] * 3), False,
-    )  # fmt: skip
-    names = vectors.names_of(pair)
-    assert names["x"] is None and names["x.wav"] == 0 and names["x.flac"] == 1 and names["y.v1"] == 2
-    assert "y" not in names
+    names = ["x.wav", "x.flac", "y.v1.wav"]
+    nobody = np.array(["", "", ""])
+    pair = protocols.Database("pair", database.root, "", ("a",), names, names, np.zeros(3, int), nobody, nobody, False)
+    found = vectors.names_of(pair)
+    assert found["x"] is None and (found["x.wav"], found["x.flac"], found["y.v1"]) == (0, 1, 2) and "y" not in found
 
 
-def spoil_row(number, row):
-    """Rows (24, 4) with another one at a number."""
-
-    def spoil(path, names):
-        rows = [np.ones(4)] * 24
-        rows[number] = row
-        np.savez(path, **dict(zip(names, rows)))
-
-    return spoil
+def with_row(row):
+    """Vectors of all utterances, another one for the fourth."""
+    return lambda ids: dict.fromkeys(ids, np.ones(4)) | {ids[3]: np.array(row)}
 
 
-def text(content):
-    return lambda path, names: path.write_bytes(content)
+SPOILED = [  # file, its content for the ids of the utterances, part of the line
+    (
+        "x.npz",
+        lambda ids: dict.fromkeys(ids[2:], np.ones(4)),
+        "no vector of 2 of 24 utterances, such as wav/S1/angry_01",
+    ),
+    ("x.npz", with_row(np.ones(5)), "happy_02.wav has 5 numbers, wav/S1/angry_01.wav has 4"),
+    ("x.npz", with_row([1, 2, np.nan, 4]), "the vector of wav/S1/happy_02.wav is not finite"),
+    ("x.npz", with_row([1, 2, 1e300, 4]), "the vector of wav/S1/happy_02.wav is not finite"),  # in float32
+    ("x.npz", with_row(np.ones((2, 4))), "happy_02.wav is no vector of numbers, but of shape (2, 4)"),
+    ("x.npz", with_row(["a"] * 4), "wav/S1/happy_02.wav is no vector of numbers"),
+    ("x.npz", lambda ids: dict(names=ids, x=np.ones((24, 0))), "no vector of numbers, but of shape (0,)"),
+    ("x.npz", lambda ids: dict(names=ids, x=np.ones((23, 4))), "24 names for 23 vectors"),
+    ("x.npz", lambda ids: dict(names=np.array([{}])), "is missing or damaged (Object arrays"),
+    ("x.npz", b"\x93NUMPY\x01\0 an .npy file", "is missing or damaged"),
+    ("x.npz", b"PK\3\4 damaged", "is missing or damaged"),
+    ("x.npz", None, "is missing or damaged (No such file or directory)"),
+    ("x.csv", b"", "has no vector of 24 of 24 utterances"),
+    ("x.csv", b"id,a,label\nS1/sad.wav,1.5,angry\n", "line 2, column label: 'angry' is no number"),
+    ("x.csv", b"id,a\nS1/sad.wav,1.5,angry\n", "line 2, column : 'angry' is no number"),
+    ("x.csv", b"id,a,b\nS1/sad.wav,1.5,\n", "line 2, column b: '' is no number"),
+    ("x.csv", b"id,a\nwav/S1/sad_01.wav,1\nwav/S1/sad_01,1\n", "has two vectors of wav/S1/sad_01.wav; keep one"),
+    ("x.csv", b"id,a\n\xff\xfe,1\n", "is missing or damaged"),
+    ("x.txt", b"id,a\n", "name a .npz or .csv file"),
+]
 
 
-def arrays(**columns):
-    """Write a .npz file with the names of the utterances unless `columns` has others."""
-    return lambda path, names: np.savez(path, **dict(names=names) | columns)
-
-
-SPOILED = {  # name of the case -> (file, what writes it, line)
-    "missing utterance": ("x.npz", lambda path, names: np.savez(path, **dict.fromkeys(names[2:], np.ones(4))),
-                          "x.npz: has no vector of 2 of 24 utterances, such as wav/S1/angry_01.wav; add them"),
-    "other length": ("x.npz", spoil_row(3, np.ones(5)), "has 5 numbers, wav/S1/angry_01.wav has 4"),
-    "not finite": ("x.npz", spoil_row(3, [1, 2, np.nan, 4]), "x.npz: the vector of wav/S1/happy_02.wav is not finite"),
-    "too large": ("x.npz", spoil_row(3, [1, 2, 1e300, 4]), "the vector of wav/S1/happy_02.wav is not finite"),
-    "a matrix": ("x.npz", spoil_row(3, np.ones((2, 4))), "happy_02.wav is no vector of numbers, but of shape (2, 4)"),
-    "texts": ("x.npz", spoil_row(3, ["a"] * 4), "wav/S1/happy_02.wav is no vector of numbers"),
-    "empty vectors": ("x.npz", arrays(x=np.ones((24, 0))), "no vector of numbers"),
-    "fewer names": ("x.npz", arrays(x=np.ones((23, 4))), "24 names for 23 vectors"),
-    "objects": ("x.npz", arrays(names=np.array([{}])), "x.npz: is missing or damaged (Object arrays"),
-    "an .npy": ("x.npz", text(NPY), "x.npz: is missing or damaged"),
-    "damaged": ("x.npz", text(b"PK\3\4 damaged"), "x.npz: is missing or damaged"),
-    "no file": ("x.npz", text(b""), "x.npz: is missing or damaged"),
-    "twice": ("x.csv", lambda path, names: write_csv(path, [*names, names[0][:-4]], np.ones((25, 4))),
-              "x.csv: has two vectors of wav/S1/angry_01.wav; keep one of them"),
-    "text column": ("x.csv", text(b"id,a,label\nS1/sad.wav,1.5,angry\n"), "line 2, column label: 'angry' is no number"),
-    "text outside": ("x.csv", text(b"id,a\nS1/sad.wav,1.5,angry\n"), "line 2, column : 'angry' is no number"),
-    "empty cell": ("x.csv", text(b"name,a,b\nwav/S1/angry_01.wav,1.5,\n"), "line 2, column b: '' is no number"),
-    "empty csv": ("x.csv", text(b""), "x.csv: has no vector of 24 of 24 utterances"),
-    "no text": ("x.csv", text(b"name,a\n\xff\xfe,1\n"), "x.csv: is missing or damaged"),
-    "wrong ending": ("x.txt", text(b"name,a\n"), "--features "),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", SPOILED)
-def test_a_spoiled_file_ends_in_a_line_and_nothing_is_written(case, database, run, tmp_path):
-    name, spoil, expected = SPOILED[case]
-    spoil(tmp_path / name, database.ids)
-    code, _, error = run(tmp_path / name)
+@pytest.mark.parametrize("name, content, expected", SPOILED)
+def test_a_spoiled_file_ends_in_a_line_and_nothing_is_written(name, content, expected, database, run, tmp_path):
+    if callable(content):
+        np.savez(tmp_path / name, **content(database.ids))
+    elif content is not None:
+        (tmp_path / name).write_bytes(content)
+    code, _, error = run("--features", tmp_path / name)
     assert code in (2, 3) and error.count("\n") == 1 and name in error and expected in error, error
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_file_of_vectors_is_part_of_the_run_and_stands_for_no_published_row(database, own, run, tmp_path, capsys):
-    path = tmp_path / "embeddings.npz"
-    assert run(tmp_path / "none.npz")[2].count("none.npz: is missing or damaged (No such file or directory)") == 1
+def test_a_file_of_vectors_is_part_of_the_run_and_stands_for_no_published_row(database, run, tmp_path, capsys):
+    path, own = tmp_path / "embeddings.npz", features.load(database.root, database.paths, DESCRIPTORS["is09"]).segments
     np.savez(path, names=database.ids, x=own)
+    plain = ["--runs", tmp_path / "plain"]
     for model in ("lda-centroid", "ga-bel"):  # ga-bel has published rows
-        code, out, error = run(path, "--model", model)
-        assert code == 0 and f"24 rows of 384 numbers from {path}" in out, error
-    config = runs.read_config(folder_of(tmp_path / "runs", "lda-centroid"))
-    assert config.settings["features"] == runs.sha256_of(path)[:16]
-    options = ["--db", database.root / "small.csv", "--device", "cpu", "--runs", tmp_path / "plain"]
-    assert command(train.main, *options, "--model", "lda-centroid") == 0
-    assert command(train.main, *options, "--model", "ga-bel", "--fold", 1) == 0
-    plain, made = (folder_of(tmp_path / name, "lda-centroid") for name in ("plain", "runs"))
-    assert (plain / "predictions.csv").read_bytes() == (made / "predictions.csv").read_bytes()
-    for name in ("recordings", "utterances"):  # so that the two can be compared
-        assert runs.read_config(plain).settings[name] == config.settings[name]
-    capsys.readouterr()
+        assert f"24 rows of 384 numbers from {path}" in run("--features", path, "--model", model)[1]
+        assert run("--model", model, *plain)[0] == 0
+    theirs, ours = (runs.read_fold(folder_of(tmp_path / name, "lda-centroid")) for name in ("plain", "runs"))
+    np.testing.assert_array_equal(theirs.scores, ours.scores)  # of the vectors that the method computes by itself
+    assert ours.config.settings == theirs.config.settings | dict(features=runs.sha256_of(path)[:16])
     found = {}
     for name in ("plain", "runs"):
-        assert command(evaluate.main, "--runs", tmp_path / name, "--table", "comparison", "--format", "json") == 0
-        found[name] = {row["model"]: row for row in json.loads(capsys.readouterr().out) if row["database"] == "small"}
-    assert found["plain"]["ga-bel"]["method"] == "LLD+DR, ga-bel" and found["runs"]["ga-bel"]["method"] == "ga-bel"
-    assert found["runs"]["ga-bel"]["notes"] == ["on vectors of embeddings.npz"]
-    assert found["plain"]["ga-bel"]["extent"] == "reading" and found["runs"]["ga-bel"]["extent"] == ""
-    assert command(evaluate.main, "--runs", tmp_path / "runs", "--audit") == 0
+        options = ["--runs", tmp_path / name, "--db", "small"]
+        assert command(evaluate.main, *options, "--audit") == 0
+        capsys.readouterr()
+        assert command(evaluate.main, *options, "--table", "comparison", "--format", "json") == 0
+        found[name] = {row["model"]: row for row in json.loads(capsys.readouterr().out)}["ga-bel"]
+    assert [found["plain"][name] for name in ("method", "extent")] == ["LLD+DR, ga-bel", "reading"]
+    assert [found["runs"][name] for name in ("method", "extent")] == ["ga-bel", ""]
+    assert found["runs"]["notes"] == ["on vectors of embeddings.npz"]
     np.savez(path, names=database.ids, x=own + 1)
-    code, _, error = run(path)
+    code, _, error = run("--features", path)
     assert code == 2 and error.count("\n") == 1 and "holds a run with other features; choose another --runs" in error
     for model in ("tft", "lld-gmm"):
-        assert f"--features: {model} uses no utterance vectors" in run(path, "--model", model)[2]
+        assert f"--features: {model} uses no utterance vectors" in run("--features", path, "--model", model)[2]
 
 
 @pytest.mark.parametrize("model", ["lda-centroid", "lld-svm"])
 def test_scores_do_not_move_when_other_recordings_of_the_tested_speaker_change(model, database, run, tmp_path):
-    tested, scores = np.flatnonzero(database.speakers == "S2"), {}
-    own = np.random.default_rng(0).normal(size=(24, 3))
-    changed = own.copy()
-    changed[tested[1:]] += 1
+    before, scores = np.random.default_rng(0).normal(size=(24, 3)), {}
+    after = before.copy()
+    after[np.flatnonzero(database.speakers == "S2")[1:]] += 1
     for kind in ("fold", "speaker"):
-        for name, rows in (("before", own), ("after", changed)):
-            np.savez(tmp_path / f"{name}.npz", names=database.ids, x=rows)
+        for name, rows in (("before", before), ("after", after)):
+            np.savez(tmp_path / "x.npz", names=database.ids, x=rows)
             more = ["--model", model, "--normalization", kind, "--runs", tmp_path / kind / name, "--fold", "S2"]
-            assert run(tmp_path / f"{name}.npz", *more)[0] == 0
+            assert run("--features", tmp_path / "x.npz", *more)[0] == 0
             scores[kind, name] = runs.read_fold(folder_of(tmp_path / kind / name, model)).scores
     np.testing.assert_array_equal(scores["fold", "before"][0], scores["fold", "after"][0])
     for kind, moved in (("fold", slice(1, None)), ("speaker", 0)):
