@@ -118,8 +118,8 @@ def print_tables(options, note):
     rows, damaged = [], {}
     for track in runs.TRACKS if options.track == "all" else [options.track]:
         found, notes = summary.collect(options.runs, protocol, seeds, track, databases[0] if options.db else None)
-        summaries, problems = summary.summarize_all(found)
-        damaged |= dict.fromkeys([*notes, *problems])
+        summaries = summary.summarize_all(found, notes)
+        damaged |= dict.fromkeys(notes)
         for table in tables.TABLES if options.table == "all" else [options.table]:
             if table == tables.SIGNIFICANCE:
                 rows += summary.significance_rows(options.models, databases, found, protocol, track)

@@ -403,7 +403,7 @@ def methods_of(options, database, folder=None):
     """{model: Summary} of all methods of a database below a folder, else --runs, and notes on damaged folds."""
     seeds = config.parse_seeds(options.seed) if options.seed else None
     found, damaged = summary.collect(folder or options.runs, options.protocol, seeds, options.track, database)
-    return {model: result for (_, model), result in summary.summarize_all(found).items()}, damaged
+    return {model: result for (_, model), result in summary.summarize_all(found, damaged).items()}, damaged
 
 
 def paper_war(database, model, result):

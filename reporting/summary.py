@@ -174,20 +174,21 @@ def summarize(by_seed):
     )
 
 
-def summarize_all(found):
-    """(database, model) -> Summary, of the folds that `collect` found, and a line for each model that is left out.
+def summarize_all(found, problems):
+    """(database, model) -> Summary, of the folds that `collect` found.
 
-    RunError where none is left.
+    `problems` gets a line for each model that is left out, because its folds do not fit together. RunError where none
+    is left.
     """
-    summaries, problems = {}, []
+    summaries = {}
     for key, by_seed in found.items():
         try:
             summaries[key] = summarize(by_seed)
-        except RunError as error:  # folds of other settings
+        except RunError as error:
             problems.append(f"{' '.join(key)} left out: {error}")
-    if problems and not summaries:
+    if found and not summaries:
         raise RunError("; ".join(problems))
-    return summaries, problems
+    return summaries
 
 
 def comparable_seeds(by_seed):

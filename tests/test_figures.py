@@ -463,7 +463,7 @@ def test_methods_need_strict_and_transductive_runs_apart(two_seeds, tmp_path, ca
 
 def test_a_method_has_the_published_figure_of_the_row_it_stands_for(two_seeds):
     found, _ = summary.collect(two_seeds, "speaker", None, "last")
-    result = next(iter(summary.summarize_all(found).values()))
+    result = next(iter(summary.summarize_all(found, []).values()))
     assert figures.paper_war("casia", "tft", result) == 53.17
     assert figures.paper_war("casia", "mine", result) is None
     result.method.update(published=["LLD+DR"])
