@@ -78,7 +78,7 @@ def test_a_name_of_two_utterances_is_of_neither(database):
         "pair", database.root, "", ("a", "b"), ["x.wav", "x.flac", "y.v1.wav"], ["x.wav", "x.flac", "y.v1.wav"],
         np.array([0, 1, 0]), np.array(["1", "2", "1"]), np.array([""] * 3), False,
     )  # fmt: skip
-    names = vectors.names_of(pair)
+    names = vectors.index_of_names(pair)
     assert names["x"] is None and names["x.wav"] == 0 and names["x.flac"] == 1 and names["y.v1"] == 2
     assert "y" not in names
 

@@ -1,9 +1,9 @@
 """A fold's files: its state while it is in training, its results at the end, and its model for later use.
 
-    run = FoldRun(job, data, config, trainer, save_every=60, progress)    # resumes where there is a saved state
-    run.end_epoch(losses)                                                 # once an epoch
+    run = FoldRun(job, trainer, run_config, 60, progress)    # resumes where there is a saved state
+    run.end_epoch(losses)                                    # once an epoch
     run.finish()
-    model = load_model(folder, "cpu")                                     # for predict.py
+    model = load_model(folder, "cpu")                        # for predict.py
 
 The caller holds the fold's lock (common/runs.py).
 """
@@ -60,7 +60,11 @@ def read_checkpoint(path):
 
 
 class FoldRun:
-    """Log, scores and files of one fold, from its first epoch or its saved state to its results."""
+    """Log, scores and files of one fold, from its first epoch or its saved state to its results.
+
+    `save_every`: seconds between saved states; `progress`: a cli.Progress. The held-out utterances of the validation
+    track are `job.val_utterances`.
+    """
 
     def __init__(self, job, trainer, run_config, save_every, progress):
         self.job, self.trainer, self.config = job, trainer, run_config
@@ -274,7 +278,7 @@ def model_of(state, device, build=None):
     if not is_known or settings["normalization"] not in config.NORMALIZATIONS:
         raise ValueError("its model or normalisation is unknown")
     for name in set(config.OPEN_SETTINGS) & set(settings):
-        if not build and not config.is_possible(name, settings[name], settings["model"]):
+        if not build and not config.is_possible_setting(name, settings[name], settings["model"]):
             raise ValueError(f"its {name} is impossible")
     if (normalization is None) == (settings["normalization"] == "fold"):
         raise ValueError("its normalisation does not match its settings")
@@ -298,6 +302,6 @@ def model_of(state, device, build=None):
 def check_front_end(settings):
     """FrontEnd of a checkpoint's settings; ValueError where its values are no front end's."""
     front_end = features.FrontEnd(**settings)
-    if not methods.is_possible(front_end):
+    if not methods.is_possible_front_end(front_end):
         raise ValueError("its front end has impossible values")
     return front_end
