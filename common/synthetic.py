@@ -165,6 +165,7 @@ def proportional_table(rows, columns):
 
 
 def inverse(mapping):
+    """{value: key} of {key: value}."""
     return {value: key for key, value in mapping.items()}
 
 
