@@ -70,7 +70,7 @@ def train(options):
     jobs = scheduler.make_jobs(options, chosen, database, selected, features_of)
     jobs = scheduler.own_share_first(jobs, rank, count)
     for job in jobs:
-        scheduler.remove_leftovers(job)
+        scheduler.clean_up_after_kill(job)
     pending = [job for job in jobs if not scheduler.is_finished(job)]
     if len(pending) < len(jobs):
         print(f"{database.name}: {len(jobs) - len(pending)} of {len(jobs)} folds are already done")

@@ -268,9 +268,9 @@ def read_build(folder, settings):
     return methods.load_file(path).build
 
 
-def model_of(state, device, build=None):
+def model_of(checkpoint, device, build=None):
     """Model of a checkpoint's content; KeyError, ValueError and others where the content is odd."""
-    settings, classes, normalization = state["settings"], state["classes"], state["normalization"]
+    settings, classes, normalization = checkpoint["settings"], checkpoint["classes"], checkpoint["normalization"]
     front_end = check_front_end(settings["front_end"])
     if len(set(classes)) < max(2, len(classes)) or not all(isinstance(name, str) and name for name in classes):
         raise ValueError("its classes are not two names or more")
@@ -288,7 +288,7 @@ def model_of(state, device, build=None):
             raise ValueError("its normalisation does not fit the front end")
         normalization = (offset.float().to(device), scale.float().to(device))
     network = make_model(settings, len(classes), device, default_form(device), seed=0, build=build)
-    network.load_state_dict(state["model"])
+    network.load_state_dict(checkpoint["model"])
     numbers = [*network.state_dict().values(), *(normalization or ())]
     if not all(bool(torch.isfinite(value).all()) for value in numbers):
         raise ValueError("some of its numbers are not finite")
@@ -296,7 +296,7 @@ def model_of(state, device, build=None):
     if front_end not in features.FRONT_ENDS.values():  # a trial shows if it fits the network
         with torch.inference_mode():
             network(torch.zeros(1, 1, *front_end.row_shape, device=device))
-    return Model(network, front_end, list(classes), settings, normalization, dict(state.get("code") or {}))
+    return Model(network, front_end, list(classes), settings, normalization, dict(checkpoint.get("code") or {}))
 
 
 def check_front_end(settings):
