@@ -24,7 +24,7 @@ from itertools import product
 from pathlib import Path
 
 import protocols
-from common import cli, config, runs
+from common import cli, config, methods, runs
 from reporting import figures, published, summary, tables
 
 RUNS = "runs"  # folder that train.py writes by default
@@ -36,7 +36,7 @@ def parse_command_line(arguments=None):
     add = parser.add_argument
     add("--table", default="all", choices=(*tables.TABLES, tables.SIGNIFICANCE, "all"),
         help="table to print (default: all but significance)")  # fmt: skip
-    add("--models", nargs="+", default=["tft", "atfnn"],
+    add("--models", nargs="+", type=methods.name_of, default=["tft", "atfnn"],
         help="models that the table significance compares (default: tft atfnn)")  # fmt: skip
     add("--track", default="last", choices=(*runs.TRACKS, "all"),
         help="epoch that counts (default: last); --export and --audit take all")  # fmt: skip
@@ -53,7 +53,8 @@ def parse_command_line(arguments=None):
     work.add_argument("--export", metavar="FOLDER",
                       help="write instead all results as plain files, small enough to publish")  # fmt: skip
     add("--out", help="file of the figure: .png, .svg or .pdf")
-    add("--model", help="model of --figure or --export (default: the one that was run; all of them)")
+    add("--model", type=methods.name_of,
+        help="model of --figure or --export, or its file (default: the one that was run; all of them)")  # fmt: skip
     add("--counts", action="store_true", help="confusion: counts in the cells as well")
     add("--published", action="store_true", help="confusion: that of the paper next to ours")
     add("--utterance", help="attention: of this utterance, named as in predictions.csv")

@@ -30,7 +30,8 @@ from common import cli, config, runs
 
 BATCH = 64  # segments scored at once; more gain nothing on a CPU
 GROUP = 16  # recordings that a thread takes at once
-USED_CODE = ("features.py", "models.py", "protocols.py", "training/data.py", "fast/modules.py")  # of a prediction
+USED_CODE = ("features.py", "protocols.py", "training/data.py")  # of a prediction
+NETWORK_CODE = ("models.py", "fast/modules.py")  # of a prediction by a network of the papers
 WARNING = "warning: a model of acted speech transfers poorly to other voices, rooms and languages"
 
 # ------------------------------------------------------------------------------------------- the models
@@ -75,8 +76,9 @@ def load_models(folders, device):
 def notes(folders, loaded):
     """Lines that a reader of the predictions should know about the models."""
     yield WARNING
-    now = runs.CODE_VERSIONS
-    other = [name for name in USED_CODE if any(model.code.get(name) != now.get(name) for model in loaded)]
+    now, is_of_user = runs.CODE_VERSIONS, "method_sha256" in loaded[0].settings
+    used = USED_CODE if is_of_user else (*USED_CODE, *NETWORK_CODE)
+    other = [name for name in used if any(model.code.get(name) != now.get(name) for model in loaded)]
     if other:
         yield f"{folders[0]}: was trained with another version of {' and '.join(other)}; predictions may differ"
     total = runs.read_config(folders[0]).folds_total

@@ -62,6 +62,7 @@ def train(options):
     database = protocols.open_database(options.db, options.root, options.partial)
     folds = protocols.make_folds(database, options.protocol)
     chosen = protocols.select_folds(folds, options.fold)
+    scheduler.check_methods(options, methods, database)
     counts = ", ".join(f"{label} {amount}" for label, amount in database.counts().items())
     speakers = len(set(database.speakers.tolist()))
     print(f"{database.name}: {len(database.ids)} utterances, {speakers} speakers: {counts}")
@@ -105,10 +106,12 @@ def print_summary(options, methods, database):
             continue
         if row:
             cells.append([
-                method.name, track, tables.ranges(row.seeds), f"{row.folds_done}/{row.folds_total}",
+                tables.marked(method.name, row.transductive), track, tables.ranges(row.seeds),
+                f"{row.folds_done}/{row.folds_total}",
                 tables.percent(row.war, row.war_std), tables.percent(row.uar, row.uar_std),
             ])  # fmt: skip
-            notes += [note for note in row.notes if note not in notes]
+            its_notes = [*([tables.TRANSDUCTIVE_NOTE] if row.transductive else []), *row.notes]
+            notes += [note for note in its_notes if note not in notes]
     header = ["model", "track", "seeds", "folds", "WAR", "UAR"]
     print("\n" + tables.as_text(f"{database.name}, leave one {options.protocol} out", header, cells, notes))
     print(f"tables: {tables_command(options, database)}")

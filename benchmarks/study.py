@@ -74,6 +74,7 @@ BASELINE = "epochs-10-15"  # the study that the changed settings are compared wi
 STUDIES = {
     "main": Study("the papers' tables", dict.fromkeys(FAMILIES, "--track all"), ablations=True),
     "epochs-100": Study("TFT for as long as ATFNN", dict(tft="--epochs 100"), ablations=True),
+    "epochs-100-normalization-none": Study("the same, not normalised", dict(tft="--epochs 100 --normalization none")),
     "epochs-30": Study(
         "held-out speakers for longer", {network: f"--track validation {LONGER[network]}" for network in LONGER}
     ),

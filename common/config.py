@@ -51,7 +51,9 @@ class Options:
         "tft", f"method: {', '.join((*PAPER_SETTINGS, *methods.COMPARISONS))}, the groups {', '.join(methods.GROUPS)}, "
         "or the path of a file with a network of your own",
     )  # fmt: skip
-    features: str = option(None, "vectors of the utterances made elsewhere, .npz or .csv, for a method that uses vectors")
+    features: str = option(
+        None, "vectors of the utterances made elsewhere, .npz or .csv, for a method that uses vectors"
+    )
     fold: str = option("all", "fold: 1..K, a speaker or session by name, all, or none: train on everyone, test nobody")
     protocol: str = option("speaker", "what a fold tests and does not train on", choices=protocols.PROTOCOLS)
     seed: str = option("0", "seed, a range such as 0-4, or several: 0-2,5")
@@ -183,8 +185,15 @@ def parse_seeds(text):
 
 
 def methods_of(options):
-    """Methods that the options name; UsageError or MethodError where there is none."""
-    return [methods.find(model) for model in methods.GROUPS.get(options.model, (options.model,))]
+    """Methods that the options name, with the vectors that they use; UsageError or MethodError where there is none."""
+    found = [methods.find(model) for model in methods.GROUPS.get(options.model, (options.model,))]
+    return [replace(method, vectors=options.features or "") if method.uses_vectors else method for method in found]
+
+
+def seeds_of(options, method):
+    """Seeds to train: those of the options, but only the first for a method that gives the same results for each."""
+    seeds = parse_seeds(options.seed)
+    return seeds if method.is_seeded else seeds[:1]
 
 
 def tracks_of(options):
@@ -206,14 +215,15 @@ def default_of(name, method):
 
 
 def settings_of(options, method):
-    """Settings of a run of a method: CORE_SETTINGS, and those of OPEN_SETTINGS that it has and that are not the default.
+    """Settings of a run of a method: CORE_SETTINGS, and of OPEN_SETTINGS those that it has and that are no default.
 
     A network's file adds its optimiser, class weights and SHA-256; a method that is fitted at once has no epochs.
     """
     names = ("normalization",) if method.is_fitted else (*CORE_SETTINGS, *OPEN_SETTINGS)
     values = {name: getattr(options, name) for name in names}
     values = {name: default_of(name, method) if value is None else value for name, value in values.items()}
-    if options.db == "synthetic" and options.epochs is None and "epochs" in values:
+    states_epochs = "epochs" in getattr(method.module, "SETTINGS", {})
+    if options.db == "synthetic" and options.epochs is None and "epochs" in values and not states_epochs:
         values["epochs"] = SYNTHETIC_EPOCHS
     settings = {
         name: value
@@ -269,8 +279,12 @@ def front_end_of(method, settings):
     return replace(front_end, **changes)
 
 
-def check_options(options, chosen):
-    """Raise UsageError for an option that none of the chosen methods has, and for options that contradict each other."""
+def check_options(options, chosen=None):
+    """Raise UsageError for options that none of the chosen methods has, or that contradict each other.
+
+    chosen: methods of these options, where they are there already.
+    """
+    chosen = chosen or methods_of(options)
     if not options.runs or (os.path.exists(options.runs) and not os.path.isdir(options.runs)):
         raise protocols.UsageError(f"--runs {options.runs}: is no folder; name one that is, or that can be made")
     parse_seeds(options.seed)
@@ -288,6 +302,10 @@ def check_options(options, chosen):
             )
     for method in chosen:
         settings = settings_of(options, method)
+        if settings["normalization"] not in (possible := normalizations_of(method)):
+            raise protocols.UsageError(
+                f"--normalization {settings['normalization']}: choose {', '.join(possible)} for {method.name}"
+            )
         if settings["normalization"] == "speaker" and options.fold == protocols.NO_FOLD:
             raise protocols.UsageError(
                 f"--normalization speaker: {SPEAKER_STATISTICS_NEED}; choose another for --fold none"
@@ -302,6 +320,13 @@ def check_options(options, chosen):
         raise protocols.UsageError("--dropout: has not been tried with recorded steps; use --engine eager")
 
 
+def normalizations_of(method):
+    """Values of --normalization that a method can have."""
+    if not method.is_fitted:
+        return NORMALIZATIONS
+    return ("fold", "none", "speaker") if method.uses_vectors else ("fold", "none", "utterance", "speaker")
+
+
 def check_networks(options, chosen):
     """Raise UsageError for options of networks where all chosen methods are fitted at once, and the other way round."""
     fitted = [method.name for method in chosen if method.is_fitted]
@@ -311,8 +336,8 @@ def check_networks(options, chosen):
         raise protocols.UsageError(f"--features: {options.model} uses no utterance vectors; use such as lld-svm")
     if len(fitted) < len(chosen):
         return
-    for name in ("epochs", "batch_size", "lr"):
-        if getattr(options, name) is not None:
+    for name in ("epochs", "batch_size", "lr", "precision"):
+        if getattr(options, name) != getattr(Options, name):
             raise protocols.UsageError(f"{flag(name)}: {options.model} is fitted at once, without epochs; drop it")
     if options.track != "last":
         raise protocols.UsageError(f"--track {options.track}: {options.model} has no epochs to choose from; drop it")

@@ -7,15 +7,17 @@
 A network's file may also hold FRONT_END ("tft", "atfnn" or a features.FrontEnd), SETTINGS (a dictionary of SETTINGS
 below), and PUBLISHED, EXTENT and NOTE: rows of benchmarks/published.csv that it stands for, how much of it is its
 paper's, and a line for the reader of a table. A method that is fitted at once, without epochs, has `fit` and `scores`
-on DESCRIPTORS instead of `build`; the files in comparisons/ are examples.
+on DESCRIPTORS instead of `build`; the files in comparisons/ are examples, and a user's file can be such a method too.
 """
 
 import hashlib
 import importlib
-import importlib.util
+import json
 import re
 import sys
-from dataclasses import asdict, dataclass
+import traceback
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -44,7 +46,8 @@ PAPER_SETTINGS = {
 }
 CLASSICAL = ("lld-svm", "lld-gmm", "lda-centroid", "ga-bel", "lohu", "dnn-elm", "rgsr-lpda")
 COMPARISONS = CLASSICAL  # files of comparisons/, by name
-VECTOR_DESCRIPTORS = ("openear", "is09", "hu")  # of comparisons/descriptors.py: a vector for each utterance
+VECTOR_DESCRIPTORS = ("openear", "is09", "hu")  # of comparisons/descriptors.py: a vector of each utterance
+FRAME_DESCRIPTORS = ("mfcc39", "mfcc_pitch_hnr")  # of comparisons/descriptors.py: a row for each frame
 GROUPS = {"all": tuple(PAPER_SETTINGS), "classical": CLASSICAL, "comparisons": COMPARISONS}  # of --model
 SETTINGS = {  # of a network's file -> default
     "epochs": 100,
@@ -55,6 +58,8 @@ SETTINGS = {  # of a network's file -> default
     "class_weights": False,  # weight the loss by N / (K N_k) of the training fold
     "normalization": "fold",
 }
+CONSTANTS = dict(PUBLISHED=(), EXTENT="", NOTE="")  # of a method's file -> default
+MOST_FRAMES, MOST_POINTS = 10_000, 65_536  # of a segment and an FFT
 EXTENTS = dict(full="as its paper states it", most="most of its paper", reading="our reading of an abstract")
 
 
@@ -74,6 +79,7 @@ class Method:
     module: ModuleType = None  # its file; None of the papers' networks
     path: str = ""  # of a user's file
     source: bytes = b""  # of a user's file
+    vectors: str = ""  # path of the file of --features, used instead of its descriptors
 
     @property
     def is_fitted(self):
@@ -87,13 +93,18 @@ class Method:
 
     @property
     def sha256(self):
-        """SHA-256 of a user's file, of which a run is part; empty for the suite's own methods."""
+        """SHA-256 of a user's file, part of a run's settings; empty for the suite's own methods."""
         return hashlib.sha256(self.source).hexdigest() if self.source else ""
+
+    @property
+    def is_seeded(self):
+        """True if results depend on the seed."""
+        return not self.is_fitted or getattr(self.module, "SEEDED", True)
 
     @property
     def uses_vectors(self):
         """True of a fitted method that works on a vector of each utterance."""
-        return self.is_fitted and getattr(self.module, "DESCRIPTORS", None) in VECTOR_DESCRIPTORS
+        return self.is_fitted and self.module.DESCRIPTORS in VECTOR_DESCRIPTORS
 
     @property
     def build(self):
@@ -105,16 +116,14 @@ class Method:
         return features.FRONT_ENDS[self.front_end] if isinstance(self.front_end, str) else self.front_end
 
     def facts(self):
-        """What config.json holds of the method beside its settings."""
+        """What config.json holds of the method, without its settings."""
         if self.is_of_papers:
             return {}
         facts = dict(file=Path(self.path).name) if self.path else {}
-        return facts | dict(
-            fitted=self.is_fitted,
-            published=list(getattr(self.module, "PUBLISHED", ())),
-            extent=getattr(self.module, "EXTENT", ""),
-            note=getattr(self.module, "NOTE", ""),
-        )
+        published, extent, note = (getattr(self.module, name, default) for name, default in CONSTANTS.items())
+        if self.vectors:  # with other features it stands for no published row
+            published, extent, note = (), "", f"on vectors of {Path(self.vectors).name}"
+        return facts | dict(fitted=self.is_fitted, published=list(published), extent=extent, note=note)
 
 
 # --------------------------------------------------------------------------------------------- finding
@@ -133,55 +142,129 @@ def find(model):
     return load_file(model)
 
 
+def name_of(model):
+    """Name of a method in folders and tables: that of its file, without folder and ending, else as it is."""
+    return Path(model).stem if str(model).endswith(".py") else model
+
+
 def load_file(path):
     """Method of a user's file; MethodError where it cannot be used."""
-    path = Path(path)
-    name = path.stem
-    if name in (*PAPER_SETTINGS, *COMPARISONS, *GROUPS) or not re.fullmatch(r"\w[\w.+-]*", name):
-        raise MethodError(f"--model {path}: rename the file; a name of its own, of letters, digits, '.', '_', '-'")
+    path, name = Path(path), name_of(path)
+    if name.lower() in (*PAPER_SETTINGS, *COMPARISONS, *GROUPS) or not re.fullmatch(r"\w[\w.+-]*", name):
+        raise MethodError(f"{path}: rename the file; give it a name of its own, of letters, digits, '.', '_', '-'")
     try:
         source = path.read_bytes()
     except OSError as error:
-        raise MethodError(f"--model {path}: cannot be read ({error.strerror}); name a Python file") from None
-    spec = importlib.util.spec_from_file_location(f"method_{name}", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # so that classes in it can be found, as dataclasses do
-    try:
+        raise MethodError(f"{path}: cannot be read ({error.strerror}); name a Python file") from None
+    module = ModuleType(f"method_{name}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # so that classes in it can be found, as dataclasses do
+    with errors_of(path):
         exec(compile(source, str(path), "exec"), module.__dict__)  # the very bytes of the SHA-256
-    except ModuleNotFoundError as error:
-        raise MethodError(f"--model {path}: needs the package {error.name}; pip install {error.name}") from None
-    except Exception as error:
-        raise MethodError(f"--model {path}: ends in an error ({describe(error)}); fix the file") from None
     return of_module(name, module, str(path), source)
+
+
+@contextmanager
+def errors_of(path, *passed, remedy="fix the file"):
+    """Turn what a user's file raises into one MethodError, but for the types `passed`; without a path nothing changes.
+
+    An OSError that is not raised in the file passes too: it is of a run's own files.
+    """
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        is_outside = isinstance(error, OSError) and not lines
+        if not path or is_outside or isinstance(error, (MemoryError, *passed)) or hasattr(error, "exit_code"):
+            raise
+        where = f"{path}, line {lines[-1]}" if lines else path
+        if isinstance(error, ModuleNotFoundError) and error.name and "." not in error.name:
+            if Path(path).with_name(f"{error.name}.py").exists():
+                raise MethodError(f"{where}: imports {error.name}.py next to it; put all in one file") from None
+            raise MethodError(f"{where}: needs the package {error.name}; pip install {error.name}") from None
+        raise MethodError(f"{where}: ends in an error ({describe(error)}); {remedy}") from None
 
 
 def of_module(name, module, path="", source=b""):
     """Method of a module with `build`, or with `fit` and `scores`; MethodError where its parts do not fit."""
     where = path or f"comparisons/{name.replace('-', '_')}.py"
-    settings = dict(getattr(module, "SETTINGS", {}))
-    if callable(getattr(module, "fit", None)) and callable(getattr(module, "scores", None)):
-        if not hasattr(module, "DESCRIPTORS"):
-            raise MethodError(f"--model {where}: has fit and scores but no DESCRIPTORS; name its descriptors")
-        return Method(name, settings, None, module, path, source)
-    if not callable(getattr(module, "build", None)):
-        raise MethodError(f"--model {where}: has no function build; add build(classes, n_mels, frames)")
-    if unknown := sorted(set(settings) - set(SETTINGS)):
-        raise MethodError(f"--model {where}: SETTINGS has {unknown[0]}; choose among {', '.join(SETTINGS)}")
-    for setting, value in settings.items():
-        if not is_of_kind(value, SETTINGS[setting]):
-            raise MethodError(f"--model {where}: SETTINGS has {setting} {value!r}; give such as {SETTINGS[setting]!r}")
+    is_fitted = all(callable(getattr(module, part, None)) for part in ("fit", "scores"))
+    if not is_fitted and not callable(getattr(module, "build", None)):
+        raise MethodError(f"{where}: has no function build; add build(classes, n_mels, frames)")
+    check_constants(where, module)
+    defaults = dict(normalization=SETTINGS["normalization"]) if is_fitted else SETTINGS
+    defaults = defaults | settings_in(where, module, defaults)
+    if is_fitted:
+        descriptors = getattr(module, "DESCRIPTORS", None)
+        if descriptors not in (*VECTOR_DESCRIPTORS, *FRAME_DESCRIPTORS):
+            names = ", ".join((*VECTOR_DESCRIPTORS, *FRAME_DESCRIPTORS))
+            raise MethodError(f"{where}: has fit and scores, and DESCRIPTORS is {descriptors!r}; choose {names}")
+        return Method(name, defaults, None, module, path, source)
     front_end = getattr(module, "FRONT_END", "tft")
-    if not isinstance(front_end, features.FrontEnd) and front_end not in features.FRONT_ENDS:
+    if isinstance(front_end, features.FrontEnd):
+        front_end = with_floats(front_end)
+        if not is_possible(front_end):
+            raise MethodError(f"{where}: FRONT_END has impossible values; see features.FrontEnd")
+    elif not isinstance(front_end, str) or front_end not in features.FRONT_ENDS:
         names = ", ".join(features.FRONT_ENDS)
-        raise MethodError(f"--model {where}: FRONT_END is {front_end!r}; choose {names}, or give a features.FrontEnd")
-    return Method(name, SETTINGS | settings, front_end, module, path, source)
+        raise MethodError(f"{where}: FRONT_END is {front_end!r}; choose {names}, or give a features.FrontEnd")
+    return Method(name, defaults, front_end, module, path, source)
+
+
+def check_constants(where, module):
+    """Raise MethodError unless PUBLISHED, EXTENT and NOTE of a module are what the tables need."""
+    published, extent, note = (getattr(module, name, default) for name, default in CONSTANTS.items())
+    if not isinstance(published, (tuple, list)) or not all(isinstance(row, str) for row in published):
+        raise MethodError(f"{where}: PUBLISHED is {published!r}; give names of rows, such as ('LLDs+SVM',)")
+    if not isinstance(extent, str) or extent not in ("", *EXTENTS):
+        raise MethodError(f"{where}: EXTENT is {extent!r}; choose {', '.join(EXTENTS)}, or drop it")
+    if not isinstance(note, str):
+        raise MethodError(f"{where}: NOTE is {note!r}; give a line of text")
+
+
+def settings_in(where, module, defaults):
+    """SETTINGS of a module, as JSON gives them back; MethodError for a setting or value unlike those of `defaults`."""
+    settings = getattr(module, "SETTINGS", {})
+    if not isinstance(settings, dict):
+        raise MethodError(f"{where}: SETTINGS is {settings!r}; give a dictionary")
+    for setting, value in settings.items():
+        if setting not in defaults:
+            raise MethodError(f"{where}: SETTINGS has {setting}; choose among {', '.join(defaults)}")
+        if not is_of_kind(value, defaults[setting]):
+            raise MethodError(f"{where}: SETTINGS has {setting} {value!r}; give such as {defaults[setting]!r}")
+    try:
+        return json.loads(json.dumps(settings))  # a tuple becomes a list, as in config.json
+    except (TypeError, ValueError):
+        raise MethodError(f"{where}: SETTINGS holds more than numbers, texts, lists and dictionaries; fix it") from None
 
 
 def is_of_kind(value, example):
-    """True if a value is of the type of an example, positive where it is a number."""
+    """True if a value is of the type of an example, and within bounds where it is a number."""
     if isinstance(example, bool) or not isinstance(example, (int, float)):
         return type(value) is type(example)
-    return type(value) in (type(example), int) and value > 0
+    return type(value) in (type(example), int) and 0 < value < 2**31
+
+
+def with_floats(front_end):
+    """The FrontEnd with floats where its fields are floats and whole numbers were given."""
+    values = {part.name: getattr(front_end, part.name) for part in fields(front_end) if part.type is float}
+    return replace(front_end, **{name: float(value) for name, value in values.items() if type(value) is int})
+
+
+def is_possible(front_end):
+    """True if recordings can pass through a FrontEnd: its values are of their types and fit each other."""
+    return (
+        all(type(getattr(front_end, part.name)) is part.type for part in fields(front_end))
+        and 0 < front_end.frames <= MOST_FRAMES
+        and 0 < front_end.hop_length <= front_end.win_length <= front_end.n_fft <= MOST_POINTS
+        and 0 < front_end.n_mels <= front_end.n_fft // 2
+        and features.SAMPLE_RATES[0] <= front_end.sample_rate <= features.SAMPLE_RATES[1]
+        and 0 <= front_end.fmin < front_end.fmax <= front_end.sample_rate / 2
+        and 0 <= front_end.pre_emphasis <= 1
+        and 0 < front_end.log_floor < 1
+        and front_end.overlap_fits()
+        and front_end.pre_emphasis_scope in ("segment", "utterance")
+    )
 
 
 def describe(error):

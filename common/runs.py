@@ -7,12 +7,13 @@
         predictions.csv    utterance, speaker, true emotion, one column of scores per class
         epochs.npz         scores after every `eval_every` epochs, for the tracks validation and oracle
         checkpoint.pt      weights, normalisation, classes, settings, code
-        method.py          of a network of the user's own: its file
+        method.py          of a method of the user's own: its file
         done.json          written last: epoch, speakers trained on, SHA-256 of the files above
         .state.pt          while a fold is in training: what it needs to resume
     runs/<database>/<model>/<protocol>/seed<k>/all/      of --fold none: the same files; no table counts it
 
-A method that is fitted at once, without epochs, has no log.csv, epochs.npz and checkpoint.pt. Names that begin with a dot are temporary: the process that holds a fold's lock removes what a killed process left.
+A method that is fitted at once, without epochs, has no log.csv, epochs.npz and checkpoint.pt. Names that begin with a
+dot are temporary: the process that holds a fold's lock removes what a killed process left.
 """
 
 import csv
@@ -34,6 +35,7 @@ import numpy as np
 from protocols import PREDICTION_COLUMNS, confusion, digest_of, uar, war
 
 DONE_FILE, STATE_FILE = "done.json", ".state.pt"
+METHOD_FILE = "method.py"
 REQUIRED_FILES = {"config.json", "predictions.csv"}  # done.json seals these and whatever else a method writes
 INDEX_COLUMNS = ("utterance", "emotion", "speaker", "session")
 FOLD_SETTINGS = ("seed", "fold", "fold_name", "held_out")  # in these alone the folds of a table row may differ

@@ -11,35 +11,27 @@ import csv
 import hashlib
 import os
 import time
-import zipfile
-from pathlib import Path
 
 import numpy as np
 
 import features
 import protocols
-from common.runs import sha256_of
+from common.runs import reading, sha256_of
 
-
-def digest_of(options, method):
-    """First 16 digits of the SHA-256 of the file of --features; None for a method that does not use it."""
-    return sha256_of(options.features)[:16] if options.features and method.uses_vectors else None
+REMEDY = "save it as common/vectors.py describes"
 
 
 def load(database, path):
     """Features of a database whose rows are the vectors of a file, in the database's order.
 
     Raises DatabaseError where an utterance has no vector, or vectors differ in length or are not finite, and UsageError
-    for a file that cannot be read. Prints a line where vectors are left over.
+    or RunError for a file that cannot be read. Prints a line where vectors are left over.
     """
     start = time.perf_counter()
     if path.suffix.lower() not in (".npz", ".csv"):
         raise protocols.UsageError(f"--features {path}: name a .npz or .csv file")
-    try:
+    with reading(path, REMEDY):
         table = read_npz(path) if path.suffix.lower() == ".npz" else read_csv(path)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:100]
-        raise protocols.UsageError(f"--features {path}: cannot be read ({reason}); save it again") from None
     index = names_of(database)
     rows, left_over = [None] * len(database.ids), []
     for name, vector in table:
@@ -54,12 +46,12 @@ def load(database, path):
         raise protocols.DatabaseError(
             f"{path}: has no vector of {len(missing)} of {len(rows)} utterances, such as {missing[0]}; add them"
         )
-    check(path, database.ids, rows)
+    rows = check(path, database.ids, rows)
     if left_over:
         print(f"{path}: {len(left_over)} vectors of no utterance are not used, such as {left_over[0]}")
     digests, seconds = zip(*(file_facts(database.root / name) for name in database.paths))
     return features.Features(
-        segments=np.array(rows, np.float32),
+        segments=rows,
         counts=np.ones(len(rows), int),
         seconds=np.array(seconds),
         file_digests=list(digests),
@@ -70,23 +62,25 @@ def load(database, path):
 
 
 def names_of(database):
-    """Names that an utterance may have in a file of vectors -> its number."""
-    index = {}
+    """Names that an utterance may have in a file of vectors -> its number; None for a name that two may have."""
+    whole, short = {}, {}
     for i, (name, path) in enumerate(zip(database.ids, database.paths)):
-        whole = os.path.join(database.root, path)
-        for key in (name, path, whole, os.path.abspath(whole)):
-            index.setdefault(os.path.normpath(key), i)
-            index.setdefault(os.path.splitext(os.path.normpath(key))[0], i)
-    return index
+        full = os.path.join(database.root, path)
+        for key in {os.path.normpath(key) for key in (name, path, full, os.path.abspath(full), os.path.realpath(full))}:
+            whole[key] = i
+            stem, ending = os.path.splitext(key)
+            if ending.lower() in protocols.AUDIO_ENDINGS:
+                short[stem] = None if stem in short else i
+    return short | whole
 
 
 def read_npz(path):
     """(name, vector) of each utterance in a .npz file."""
     with np.load(path, allow_pickle=False) as file:
         arrays = dict(file)
-    names = [array for array in arrays.values() if array.ndim == 1 and array.dtype.kind == "U"]
+    names = [array.astype(str) for array in arrays.values() if array.ndim == 1 and array.dtype.kind in "US"]
     numbers = [array for array in arrays.values() if array.ndim == 2 and array.dtype.kind in "fiu"]
-    if len(arrays) == 2 and len(names) == len(numbers) == 1:
+    if len(names) == len(numbers) == 1:
         if len(names[0]) != len(numbers[0]):
             raise ValueError(f"{len(names[0])} names for {len(numbers[0])} vectors")
         return list(zip(names[0].tolist(), numbers[0]))
@@ -99,16 +93,13 @@ def read_csv(path):
         head = file.readline()
         delimiter = max(",;\t", key=head.count)
         file.seek(0)
-        header, *lines = csv.reader(file, delimiter=delimiter, strict=True)
-    table = []
-    for number, line in enumerate(lines, 2):
-        if not line:
-            continue
-        try:
+        lines = csv.reader(file, delimiter=delimiter, strict=True)
+        header, table = next(lines, []), []
+        for line in filter(None, lines):
+            if text := [cell for cell in line[1:] if not is_number(cell)]:
+                column = dict(enumerate(header)).get(line.index(text[0], 1), "")
+                raise ValueError(f"line {lines.line_num}, column {column}: {text[0]!r:.40} is no number")
             table.append((line[0].strip(), np.array(line[1:], np.float64)))
-        except ValueError:
-            column = next(name for name, cell in zip(header[1:], line[1:]) if not is_number(cell))
-            raise ValueError(f"line {number}: {column} is no number; remove the column") from None
     return table
 
 
@@ -122,7 +113,7 @@ def is_number(text):
 
 
 def check(path, ids, rows):
-    """Raise DatabaseError unless the vectors are of one length and finite."""
+    """Vectors as float32 (n, D); DatabaseError unless they are of one length and finite."""
     for name, row in zip(ids, rows):
         if row.ndim != 1 or row.dtype.kind not in "fiu" or not len(row):
             raise protocols.DatabaseError(f"{path}: {name} is no vector of numbers, but of shape {row.shape}; fix it")
@@ -130,8 +121,11 @@ def check(path, ids, rows):
             raise protocols.DatabaseError(
                 f"{path}: {name} has {len(row)} numbers, {ids[0]} has {len(rows[0])}; all vectors need the same length"
             )
-        if not np.isfinite(row).all():
-            raise protocols.DatabaseError(f"{path}: the vector of {name} is not finite; replace it")
+    with np.errstate(over="ignore"):
+        vectors = np.array(rows, np.float32)
+    if not (finite := np.isfinite(vectors).all(1)).all():
+        raise protocols.DatabaseError(f"{path}: the vector of {ids[finite.argmin()]} is not finite; replace it")
+    return vectors
 
 
 def file_facts(path):

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import eigh
-from scipy.spatial.distance import cdist
 from scipy.special import expit, logsumexp, softmax
 
 
@@ -48,9 +47,9 @@ def solve_svm(gram, signs, box, rng):
 
 
 def fit_svm(x, labels, classes, C=SVM_C):
-    """Linear SVM, one against one: weights (pairs, D + 1), the last of a constant input of 1, penalised as the others.
+    """Linear SVM, one against one: weights (pairs, D + 1), the last of a constant input of 1, penalised like the rest.
 
-    An utterance of class k is weighted by n / (classes n_k), which balances the training set without a seed.
+    An utterance of class k is weighted by n / (classes n_k), to balance the training set without a seed.
     """
     counts = np.bincount(labels, minlength=classes)
     x = np.column_stack([x, np.ones(len(x))]).astype(np.float64)
@@ -110,7 +109,7 @@ def fit_lda(x, labels, classes, ridge=LDA_RIDGE):
     mean = x.mean(0, dtype=np.float64)
     residual, offset = x - means[labels], (means - mean) * np.sqrt(counts / len(x))[:, None]
     within = residual.T @ residual / len(x)
-    within += ridge * within.trace() / len(within) * np.eye(len(within))
+    within += (ridge * within.trace() / len(within) + 1e-12) * np.eye(len(within))
     _, vectors = eigh(offset.T @ offset, within)  # ascending
     return Projection(mean, vectors[:, ::-1][:, : classes - 1])
 
@@ -122,6 +121,12 @@ def fit_pca_lda(x, labels, classes):
     return Projection(pca.mean, pca.matrix @ lda.matrix)
 
 
+def square_distances(a, b):
+    """Squared Euclidean distances of vectors (n, D) and (m, D) -> float64 (n, m)."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    return (np.square(a).sum(1)[:, None] - 2 * a @ b.T + np.square(b).sum(1)).clip(0)
+
+
 def class_means(x, labels, classes):
     """Mean vector of each class (classes, D)."""
     target = indicators(labels, classes)
@@ -130,14 +135,14 @@ def class_means(x, labels, classes):
 
 def nearest_mean_scores(means, x):
     """Posteriors of Gaussians of unit covariance around the class means (classes, D)."""
-    return softmax(-cdist(x, means, "sqeuclidean") / 2, axis=1)
+    return softmax(-square_distances(x, means) / 2, axis=1)
 
 
 # ------------------------------------------------------------- brain emotional learning, genetic algorithm
 
 
 POPULATION, GENERATIONS = 60, 200
-CROSSOVER, BLEND = 0.8, 0.25  # probability; how far a child may lie beyond its parents
+CROSSOVER, BLEND = 0.8, 0.25  # probability; share of the parents' distance by which a child may exceed them
 MUTATION, MUTATION_WIDTH = 0.05, 0.5  # share of the genes; first standard deviation, falls to 0
 
 
@@ -214,7 +219,7 @@ class Mixture(NamedTuple):
 def fit_mixture(frames, seed, gaussians=GAUSSIANS, steps=EM_STEPS):
     """Mixture of frames (T, D) by expectation maximisation, started by k-means.
 
-    Also returns the mean log-likelihood of a frame before each step, which rises.
+    Also returns the mean log-likelihood of a frame before each step (it rises).
     """
     rng = np.random.default_rng(seed)
     means = frames[rng.choice(len(frames), min(gaussians, len(frames)), replace=False)]
@@ -265,7 +270,7 @@ class ExtremeLearningMachine(NamedTuple):
 def fit_elm(x, labels, classes, seed, hidden=ELM_HIDDEN):
     """Extreme learning machine on z-scored x: the output weights by ridge regression on class indicators of +-1.
 
-    Huang, Zhou, Ding, Zhang, IEEE Trans. Systems, Man, and Cybernetics B 42 (2012), equation 32.
+    Huang, Zhou, Ding, Zhang, IEEE Trans. Systems, Man, and Cybernetics B 42 (2012).
     """
     rng, limit = np.random.default_rng(seed), np.sqrt(3 / x.shape[1])  # x @ weights has variance 1
     elm = ExtremeLearningMachine(rng.uniform(-limit, limit, (x.shape[1], hidden)), rng.uniform(-1, 1, hidden), None)

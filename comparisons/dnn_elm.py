@@ -1,9 +1,10 @@
 """DNN+ELM: a network's posteriors of the loudest segments, their statistics, and an extreme learning machine.
 
-Han, Yu, Tashev, Interspeech 2014, pp. 223-227, with details from its public imitation, aheba/Speech_Emotion_Recognition_
-DNN-ELM: 25 frames a segment, the loudest tenth of the segments, three layers of 256 ReLU, maximum, minimum, mean and share
-above 0.2 of each class's posteriors, 120 hidden units. Ours: learning rate, epochs, batch size, and statistics of the training
-fold; the imitation's are those of each session, the tested one too.
+Han, Yu, Tashev, Interspeech 2014, pp. 223-227, with details from its public imitation,
+github.com/aheba/Speech_Emotion_Recognition_DNN-ELM: 25 frames a segment, the loudest tenth of the segments, three
+layers of 256 ReLU, maximum, minimum, mean and share above 0.2 of each class's posteriors, 120 hidden units. Ours:
+learning rate, epochs, batch size, and statistics of the training fold; the imitation's are those of each session, the
+tested one too.
 """
 
 from typing import NamedTuple
@@ -92,4 +93,5 @@ def posterior_statistics(network, segments, counts):
     starts = np.cumsum(counts) - counts
     above = (posteriors > POSTERIOR_THRESHOLD).astype(np.float64)
     mean, share = (np.add.reduceat(values, starts) / counts[:, None] for values in (posteriors, above))
-    return np.concatenate([np.maximum.reduceat(posteriors, starts), np.minimum.reduceat(posteriors, starts), mean, share], 1)
+    highest, lowest = (extreme.reduceat(posteriors, starts) for extreme in (np.maximum, np.minimum))
+    return np.concatenate([highest, lowest, mean, share], 1)

@@ -1,8 +1,9 @@
 """LLDs+HMM/GMM: a Gaussian mixture of each class on MFCC frames, normalised by utterance.
 
 Schuller, Vlasenko, Eyben, Rigoll, Wendemuth, ASRU 2009, doi 10.1109/ASRU.2009.5372886: 12 MFCC, log energy and their
-differences, cepstral mean and variance normalisation, a hidden Markov model of a single state, which is a mixture, and
-argmax P(X|class) P(class) are the paper's. Ours: 64 diagonal Gaussians, k-means start, 15 steps, statistics by utterance.
+differences, cepstral mean and variance normalisation, a hidden Markov model of a single state (a mixture) and
+argmax P(X|class) P(class) are the paper's. Ours: 64 diagonal Gaussians, k-means start, 15 steps, statistics of the
+utterance.
 """
 
 import numpy as np

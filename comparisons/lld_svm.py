@@ -1,8 +1,9 @@
 """LLDs+SVM: 6552 functionals of low-level descriptors and a linear support vector machine.
 
-Schuller, Vlasenko, Eyben, Rigoll, Wendemuth, ASRU 2009, doi 10.1109/ASRU.2009.5372886: features, pairwise linear SVM and a
-balanced training set are the paper's. Its constant C is not stated: 0.01 here, without effect from there up. Its printed
-results use speaker statistics, the tested speaker's included: `--normalization speaker`.
+Schuller, Vlasenko, Eyben, Rigoll, Wendemuth, ASRU 2009, doi 10.1109/ASRU.2009.5372886: features, pairwise SVM with a
+polynomial kernel and a balanced training set are the paper's. Degree, C and the means of balancing are not stated:
+linear, 0.01, without effect from there up, and class weights here. Its printed results use speaker statistics, the
+tested speaker's included: `--normalization speaker`.
 """
 
 from comparisons import classifiers

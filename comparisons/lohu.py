@@ -1,8 +1,8 @@
 """HuWSF, or LoHu: functionals of a cepstrum that Hu moments weight, and a linear support vector machine.
 
 Sun, Wen, Wang, Biomedical Signal Processing and Control (2015). Only the abstract could be read: "local regions of the
-spectrogram" and "weighted spectral features" are its words; the region of 5 x 5 cells, the first moment, the 26 Mel bands,
-the functionals and the classifier are ours.
+spectrogram" and "weighted spectral features" are its words; the region of 5 x 5 cells, the first moment, the 26 Mel
+bands, the functionals and the classifier are ours.
 """
 
 from comparisons import classifiers

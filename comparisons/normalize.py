@@ -1,9 +1,11 @@
-"""Normalisation of utterance vectors or frames before a comparison method: z-scores by the statistics of a choice.
+"""Normalisation of utterance vectors or frames before a comparison method: z-scores by statistics of four kinds.
 
     fold         of the training utterances: strict, nothing of a tested utterance but itself is used
     utterance    of the utterance's own frames: strict as well; for frames only
     speaker      of all recordings of the utterance's speaker, the tested speaker's too: transductive
     none         as it is
+
+z = (x - mean) / standard deviation, clipped to -10..10.
 """
 
 import numpy as np

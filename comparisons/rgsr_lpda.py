@@ -2,12 +2,12 @@
 
 The letters stand in ATFNN's Table II without a source; most likely Xu, Deng, Coutinho, Wu, Zhao, Schuller, IEEE Trans.
 Multimedia (2018), doi 10.1109/TMM.2018.2865834. Its abstract has the three stages: a data mapping, a graph that gives
-virtual coordinates, regression from the mapping to the coordinates. Mapping, graph, penalty, features, classifier: ours.
+virtual coordinates, regression from the mapping to the coordinates. All settings of the three, features and classifier
+are ours.
 """
 
 import numpy as np
 from scipy.linalg import eigh
-from scipy.spatial.distance import cdist
 
 from comparisons import classifiers
 
@@ -44,19 +44,20 @@ def scores(model, x):
 
 
 def kernel_map(x, anchors):
-    """Gaussian kernel of vectors (n, D) and anchors (m, D) -> (n, m); its width is D, the spread of z-scored numbers."""
-    return np.exp(-cdist(x, anchors, "sqeuclidean") / x.shape[1])
+    """Gaussian kernel of vectors (n, D) and anchors (m, D) -> (n, m); width D, the spread of z-scores."""
+    return np.exp(-classifiers.square_distances(x, anchors) / x.shape[1])
 
 
 def virtual_coordinates(x, labels, classes):
     """Coordinates of the classes (classes, classes - 1): generalised eigenvectors of their graph's Laplacian.
 
-    The penalty between two classes is the product of their shares of the utterances, plus how often the nearest
-    utterances of other classes are of the other of the two. Penalised classes lie far from each other.
+    The penalty between two classes is the product of their shares of the utterances, plus the share of the second
+    among the nearest utterances of other classes of the first, averaged over both directions. A large penalty puts the
+    classes far from each other.
     """
     target = classifiers.indicators(labels, classes)
     share = target.mean(0)  # (classes,)
-    distances = cdist(x, x, "sqeuclidean")
+    distances = classifiers.square_distances(x, x)
     distances[labels[:, None] == labels] = np.inf
     nearest = distances.argsort(1)[:, :NEIGHBOURS]
     local = target.T @ target[nearest].mean(1) / target.sum(0)[:, None]  # (classes, classes), rows sum to 1

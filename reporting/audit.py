@@ -6,7 +6,7 @@ that the saved scores are those of the recordings; only repeating the training c
     of a fold   its files are those that done.json seals, and lie in the folder that its settings name; it tests
                 exactly the utterances of its speaker or session in the index; tested, trained and held-out speakers are
                 disjoint and complete, and who is held out follows the rule; the facts of the database are what the
-                index gives, the deviations what the settings give
+                index gives, the deviations and a user's method what the settings give
     trained in  all evaluated epochs are there, with a finite loss; predictions.csv holds the scores of the epoch that
     epochs      its track chooses; checkpoint.pt is of that epoch and these settings
     of a seed   all folds are there; WAR and UAR, counted again, are those of the tables
@@ -28,7 +28,7 @@ import features
 from common import config, methods
 from common.methods import PAPER_SETTINGS
 from common.runs import (
-    DONE_FILE, REMEDY, REQUIRED_FILES, TRACKS, FoldResult, RunError, best_epoch, find_folds, read_curve,
+    DONE_FILE, METHOD_FILE, REMEDY, REQUIRED_FILES, TRACKS, FoldResult, RunError, best_epoch, find_folds, read_curve,
     read_epochs, read_fold, read_json, reading, sha256_of,
 )  # fmt: skip
 from protocols import DATABASES, count_differences, natural_order
@@ -242,7 +242,7 @@ def held_out_by_rule(speakers, tested, seed):
 
 
 def check_settings(fold):
-    """Yield deviations and a front end that are not what the settings give."""
+    """Yield deviations, a front end and a user's file that are not what the settings give."""
     settings, path = fold.config.settings, fold.name("config.json")
     expected = config.deviations_of(settings)
     if fold.config.deviations != expected:
@@ -251,6 +251,10 @@ def check_settings(fold):
         front_end = config.front_end_of(methods.find(settings["model"]), settings)
         if features.FrontEnd(**settings["front_end"]) != front_end:
             yield f"{path}: front_end is not that of {settings['model']}"
+    if "method_sha256" in settings and not fold.is_published:
+        with reading(fold.name(METHOD_FILE)):
+            if sha256_of(fold.source / METHOD_FILE) != settings["method_sha256"]:
+                yield f"{fold.name(METHOD_FILE)}: is not the file that was trained"
 
 
 def check_training(fold, index, done):

@@ -13,7 +13,6 @@ matplotlib, and drawn by `draw_confusion`, `draw_speakers`, `draw_curves` and `d
 """
 
 import csv
-import inspect
 import io
 import sys
 import textwrap
@@ -419,14 +418,14 @@ def explain(folder, path):
     """Run the model of a fold on the recording `path`: its Explanation."""
     import torch
 
-    from training import checkpoints, data
+    from training import checkpoints, data, trainer
 
     model = checkpoints.load_model(folder, "cpu")
     segments, seconds, _ = features.extract(path, model.front_end)
     utterance_of = torch.zeros(len(segments), dtype=torch.int64)
     loaded = data.Data(None, None, torch.from_numpy(segments), None, utterance_of)
     normalization = model.normalization or data.fit_normalization(loaded, model.settings["normalization"], None)
-    with_maps = "return_maps" in inspect.signature(model.network.forward).parameters
+    with_maps = trainer.takes_maps(model.network)
     posteriors, parts = [], []
     with torch.inference_mode():
         for index in torch.arange(len(segments)).split(BATCH):
@@ -470,6 +469,8 @@ def make_attention(options, database, models):
             f"{fold.source}: holds predictions and no model; --figure attention needs the --runs that train.py wrote"
         )
     settings, classes = fold.config.settings, fold.config.database.classes
+    if "epochs" not in settings:
+        raise protocols.UsageError(f"--model {settings['model']}: has no attention to show; choose another")
     if settings.get("normalization") == "speaker":
         raise protocols.UsageError(
             f"{fold.name()}: --normalization speaker {config.SPEAKER_STATISTICS_NEED}; choose another run"
@@ -506,7 +507,8 @@ def draw_attention(shown, title, notes=()):
     block = front_end.frames * front_end.hop_length / front_end.sample_rate  # seconds of a segment
     hop = front_end.segment_hop / front_end.sample_rate  # seconds between the starts of two segments
     end = shown.seconds + (count - 1) * (block - hop)  # of the recording, on the time axis
-    names = [name for name in ("T-Trans", "F-Trans", "TF-Trans", "F-Attention", "T-Attention") if name in shown.maps]
+    order = ("T-Trans", "F-Trans", "TF-Trans", "F-Attention", "T-Attention")  # then those of a user's network
+    names = sorted(shown.maps, key=lambda name: (*order, name).index(name))
     pictures = {"log-Mel": np.hstack(list(shown.segments))}  # (n_mels, S * frames)
     pictures.update({name: side_by_side(name, shown.maps[name]) for name in names})
     note = f"the recording ends at {shown.seconds:.2f} s"
@@ -547,7 +549,7 @@ def label_axes(axes, name, shown, block):
         axes.set(xlabel="query band in Hz, for each segment", ylabel="key band in Hz")
         return
     axes.set(xlabel="time in s", ylabel="frequency in Hz")
-    if not any("Trans" in other for other in shown.maps):
+    if {"F-Attention", "T-Attention"} & shown.maps.keys():
         mark_band(axes, front_end)
 
 

@@ -261,12 +261,16 @@ def result_rows(kind, databases, protocol, seeds, track, summaries):
         if kind == "comparison":
             shown = {model for row in chosen for model in models_for(row, summaries)}
             own = own_models(database, shown, chosen, summaries)
-            rows += [result_row(row, protocol, track, seeds, row["model"], summaries[database, row["model"]]) for row in own]
-    return sorted(rows, key=lambda row: list(sources).index(row["source"]) if row["source"] in sources else len(sources))
+            rows += [
+                result_row(row, protocol, track, seeds, row["model"], summaries[database, row["model"]]) for row in own
+            ]
+    return sorted(
+        rows, key=lambda row: list(sources).index(row["source"]) if row["source"] in sources else len(sources)
+    )
 
 
 def papers_of(papers, source, database, summaries):
-    """Rows of published.csv of one source for a database; of an unpublished database those of TEMPLATE that were run."""
+    """Rows of published.csv of a source for a database, or for an unpublished one those of TEMPLATE that were run."""
     chosen = [row for row in papers if (row["source"], row["database"]) == (source, database)]
     if chosen:
         return chosen
@@ -275,7 +279,7 @@ def papers_of(papers, source, database, summaries):
         for row in papers
         if (row["source"], row["database"]) == (source, TEMPLATE)
     ]
-    return [row for row in template if models_for(row, summaries) != [None]]
+    return [row for row in template if any((database, model) in summaries for model in models_for(row, summaries))]
 
 
 def models_for(row, summaries):
@@ -332,7 +336,7 @@ def result_row(paper, protocol, track, seeds, model, ours):
 
 
 def extent_of(model, ours):
-    """How much of our row is its paper's, a key of methods.EXTENTS; "" of a network of the user's own, None if not run."""
+    """Share of a paper in our row, a key of methods.EXTENTS; "" of a method of the user's own, None if not run."""
     if not ours:
         return None
     return "full" if model in PAPER_SETTINGS else ours.method.get("extent", "")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -139,6 +140,26 @@ def test_quiet_prints_nothing_but_errors(manifest, tmp_path, capsys):
     assert run_train(manifest, tmp_path, "--quiet", "--epochs", 3) == cli.EXIT_USAGE
     out, error = capsys.readouterr()
     assert out == "" and error.count("\n") == 1
+
+
+def test_progress_shows_steps_then_epochs_and_each_fold_ends_with_a_line(manifest, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cli.Progress, "plain_period", 0)
+    assert run_train(manifest, tmp_path) == 0
+    lines = [
+        line for line in capsys.readouterr().out.splitlines() if line.startswith("[1/1] atnn seed 0 fold 2/4 S2: ")
+    ]
+    found = [line.partition(": ")[2] for line in lines]
+    assert found[:4] == [f"epoch 1/2  step {step}/4" for step in (1, 2, 3, 4)]
+    for text, pattern in zip(
+        found[4:],
+        (
+            r"epoch 1/2, 0:0\d left, loss 1\.\d{4}, \d+ segments/s",
+            r"epoch 2/2, 0:00 left, loss [01]\.\d{4}, \d+ segments/s",
+            r"epoch 2 of 2, loss [01]\.\d{4}, WAR \d+\.\d\d, UAR \d+\.\d\d, 0:\d\d",
+        ),
+        strict=True,
+    ):
+        assert re.fullmatch(pattern, text), text
 
 
 def test_several_seeds_give_mean_and_standard_deviation(manifest, tmp_path, capsys):

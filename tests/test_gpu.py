@@ -129,17 +129,6 @@ def test_a_gpu_scores_as_a_cpu_does(model):
     assert abs(scores[0] - scores[1]).max() <= 0.01
 
 
-@needs_gpu
-def test_a_finished_folds_memory_is_free_before_the_next_begins():
-    runner, sizes = graphs.GraphRunner(), []
-    for _ in range(3):
-        trainers = make_trainers("tft", "cuda", [UTTERANCES], False)
-        runner.run_epoch(trainers)
-        sizes.append(torch.cuda.memory_allocated())
-        del trainers
-    assert sizes[2] <= 1.1 * sizes[0]
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without a GPU")
 def test_without_a_gpu_nothing_compiles():
     assert graphs.can_compile() is False

@@ -224,6 +224,17 @@ def test_a_fold_that_is_published_and_in_a_folder_is_refused(copied, refused):
         assert "runs.json, tft seed 0 fold 1: is there as " in error and "remove one of them" in error
 
 
+def test_a_file_that_is_written_again_is_read_again(copied):
+    (fold, *_) = published.read_folds(public(copied), "last", "atfnn")
+    edit(public(copied), lambda content: model_of(content, "atfnn").update(deviations=["none"]))
+    assert published.read_folds(public(copied), "last", "atfnn")[0].config.deviations == ["none"]
+    edit(public(copied, "curves.csv"), lambda rows: [row.update(loss=7) for row in rows])
+    assert published.fold_curve(fold).loss[-1] == 7
+    edit(public(copied, "predictions.csv"), lambda rows: rows.pop())
+    with pytest.raises(runs.RunError):
+        published.read_folds(public(copied), "last")
+
+
 # --------------------------------------------------------------------------------- what is damaged
 
 
@@ -409,8 +420,14 @@ FAULTS = {  # of fold 2 of seed 0: what is wrong -> part of the line
     "another speaker": (lambda fold: doctor(fold, "B/0,B,", "B/0,A,"), "its speakers are not what the index"),
     "other answers": (lambda fold: doctor(fold, "0.75,0.125,0.125", "0.125,0.125,0.75"), "at epoch 3 in epochs.npz"),
     "trained on the tested": (lambda fold: change(fold, train_speakers=["A", "B", "C"]), "its train_speakers are not"),
+    "an utterance twice": (lambda fold: copy_as_third(fold), "tests B/0, as "),
     "the name of nobody": (lambda fold: change(fold, settings__fold_name="D"), "its utterances are not what the index"),
 }
+
+
+def copy_as_third(fold):
+    shutil.rmtree(fold.with_name("fold3"))
+    change(Path(shutil.copytree(fold, fold.with_name("fold3"))), settings__fold=3)
 
 
 def doctor(fold, old, new):
@@ -437,8 +454,9 @@ def test_both_trainings_of_a_model_share_their_settings(copied, refused):
 
 
 def test_a_full_disk_changes_no_published_file(copied, run, monkeypatch):
-    edit(public(copied), lambda content: model_of(content).update(folds=model_of(content)["folds"][:3]))
-    before, synced = contents(copied / "public"), []
+    out = copied / "again"
+    assert run("--runs", copied / "runs", "--export", out, "--db", "casia", "--seed", "0")[0] == 0
+    before, synced, renamed, replace = contents(out), [], [], Path.replace
 
     def fsync(file):
         synced.append(file)
@@ -446,11 +464,16 @@ def test_a_full_disk_changes_no_published_file(copied, run, monkeypatch):
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", fsync)
+    monkeypatch.setattr(Path, "replace", lambda path, to: renamed.append(Path(to).name) or replace(path, to))
     for room in (1, 2, 3):
         synced.clear()
-        code, out, error = run("--runs", copied / "runs", "--export", copied / "public", "--db", "casia")
-        assert (code, out, error.count("\n")) == (2, "", 1) and "No space left" in error
-        assert contents(copied / "public") == before
+        code, text, error = run("--runs", copied / "runs", "--export", out, "--db", "casia")
+        assert (code, text, error.count("\n")) == (2, "", 1) and "No space left" in error
+        assert contents(out) == before and not renamed
+    room = 0
+    assert run("--runs", copied / "runs", "--export", out, "--db", "casia")[0] == 0
+    assert renamed == ["predictions.csv", "curves.csv", "runs.json"]
+    assert all(contents(out)[path] != before[path] for path in before)
 
 
 @pytest.mark.parametrize("out", ["", ".", "../runs"])

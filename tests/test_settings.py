@@ -1,6 +1,7 @@
 """Settings of the papers, and those they leave open: each has an effect and is recorded; a default is not recorded."""
 
 import json
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import evaluate
 import features
 import predict
 from common import cli, config, methods, runs
-from reporting import tables
+from reporting import figures, tables
 
 pytestmark = pytest.mark.usefixtures("tiny")
 
@@ -136,7 +137,12 @@ def test_a_setting_has_an_effect_reaches_table_and_prediction_and_is_resumed(
     out, error = capsys.readouterr()
     if option == "--normalization speaker":  # new recordings have no statistics of a speaker
         assert code == cli.EXIT_USAGE and error.count("\n") == 1 and option in error
+        figure = ["--figure", "attention", "--utterance", fold.ids[0], "--model", model, "--out", tmp_path / "x.pdf"]
+        if find_spec("matplotlib"):
+            assert command(evaluate.main, "--runs", tmp_path / "runs", "--db", manifest, *figure) == cli.EXIT_USAGE
+            assert option in capsys.readouterr().err
     else:
+        assert figures.explain(folder, files[0]).scores == pytest.approx(fold.scores[0], abs=1e-5)
         again = [list(row["probabilities"].values()) for row in json.loads(out)]
         assert code == 0 and again == pytest.approx(fold.scores, abs=5e-6)
 
@@ -176,6 +182,29 @@ def test_each_table_of_a_speakers_statistics_says_transductive(manifest, tmp_pat
             arguments = ["--runs", tmp_path, "--db", "small", *more, "--format", style]
             assert command(evaluate.main, *arguments) == 0
             assert "transductive" in capsys.readouterr().out
+
+
+def test_segments_that_overlap_begin_and_end_where_they_were_cut():
+    front_end = features.FrontEnd(frames=80, pre_emphasis=0.97, overlap=0.5)
+    assert predict.segment_times(3, 1.5, front_end) == pytest.approx(np.array([[0, 0.8], [0.4, 1.2], [0.8, 1.5]]))
+    assert predict.segment_times(1, 0.2, front_end).tolist() == [[0, 0.2]]
+    front_end = features.FrontEnd(frames=128, pre_emphasis=0.0)
+    assert predict.segment_times(2, 2.0, front_end) == pytest.approx(np.array([[0, 1.28], [1.28, 2.0]]))
+
+
+def test_segments_that_overlap_stand_side_by_side_in_a_figure():
+    pytest.importorskip("matplotlib").use("Agg")
+    front_end = features.FrontEnd(frames=80, pre_emphasis=0.97, overlap=0.5)
+    wave = np.random.default_rng(0).standard_normal(24_000).astype(np.float32)  # 1.5 s
+    segments = features.log_mel(wave, front_end)
+    assert len(segments) == 3
+    shown = figures.Explanation(segments, 1.5, np.ones(2), {"F-Attention": np.ones((3, 1, 80, 80))}, front_end)
+    figure = figures.draw_attention(shown, "title")
+    panels = [axes for axes in figure.axes if axes.get_ylabel() == "frequency in Hz"]
+    assert [axes.get_xlim() for axes in panels] == [pytest.approx((0, 2.4))] * 2
+    texts = [figure.get_suptitle(), *(text.get_text() for text in figure.texts)]
+    text = " ".join(" ".join(texts).split())
+    assert "segments of 0.80 s, a new one after 0.40 s, side by side" in text and "zeros fill" in text
 
 
 # ------------------------------------------------------------------------------------------ mistakes

@@ -13,7 +13,7 @@ import math
 import pickle
 import time
 import warnings
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import NamedTuple
 
 import numpy as np
@@ -24,9 +24,6 @@ import protocols
 from common import config, methods, runs
 from common.cli import format_duration
 from training.trainer import default_form, make_model
-
-METHOD_FILE = "method.py"  # copy of the user's file with the network
-MOST_FRAMES, MOST_POINTS = 10_000, 65_536  # of a segment and an FFT: a checkpoint with more is damaged
 
 
 def to_bytes(content):
@@ -92,7 +89,7 @@ class FoldRun:
             self.progress.update(f"epoch 1/{self.job.settings['epochs']}  step {step}/{len(self.trainer.step_sizes)}")
 
     def end_epoch(self, losses):
-        """Log an epoch, save the scores that are due and from time to time the state; RunError if the loss is no number."""
+        """Log an epoch, save the scores and the state that are due; RunError for a loss that is no number."""
         epoch, now = self.trainer.epoch, time.perf_counter()
         epochs, eval_every = self.job.settings["epochs"], self.job.settings["eval_every"]
         for step, loss in enumerate(losses, 1):
@@ -121,14 +118,14 @@ class FoldRun:
 
     def evaluate(self):
         """Score the tested utterances, and on the validation track also the held-out ones, which choose the epoch."""
-        epoch, test = self.trainer.epoch, self.trainer.score(self.job.fold.test)
+        epoch, held_out = self.trainer.epoch, self.job.val_utterances
+        with methods.errors_of(self.job.method.path, torch.OutOfMemoryError):
+            test = self.trainer.score(self.job.fold.test)
+            self.scores[epoch] = (test, self.trainer.score(held_out) if len(held_out) else None)
         if not np.isfinite(test).all():
             raise self.divergence(f"the scores of epoch {epoch} are not finite")
-        held_out = self.job.val_utterances
         if not len(held_out):
-            self.scores[epoch] = (test, None)
             return
-        self.scores[epoch] = (test, self.trainer.score(held_out))
         validation = np.stack([scores for _, scores in self.scores.values()])  # (E, m, K)
         best = list(self.scores)[runs.best_epoch(self.trainer.data.database.labels[held_out], validation)]
         if best == epoch:
@@ -208,7 +205,7 @@ class FoldRun:
         with runs.atomic_write(folder / "checkpoint.pt") as file:
             file.write(to_bytes(checkpoint))
         if job.method.source:  # predict.py builds the network by it
-            with runs.atomic_write(folder / METHOD_FILE) as file:
+            with runs.atomic_write(folder / runs.METHOD_FILE) as file:
                 file.write(job.method.source)
         trained = torch.cat([self.trainer.data.utterance_of[self.trainer.segments], normalization.learned_from])
         speakers = database.speakers[trained.unique().cpu().numpy()]  # trained on, by weights or statistics
@@ -246,13 +243,12 @@ def load_model(folder, device):
     path = folder / "checkpoint.pt"
     checkpoint = read_checkpoint(path)
     try:
-        build = read_build(folder, checkpoint["settings"])
-        return model_of(checkpoint, device, build)
-    except runs.RunError:
+        return model_of(checkpoint, device, read_build(folder, checkpoint["settings"]))
+    except (runs.RunError, methods.MethodError):
         raise
     except KeyError as error:
         reason = f"it lacks {error}"
-    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+    except Exception as error:  # a user's network can raise anything
         reason = " ".join(str(error).split())[:100] or type(error).__name__
     raise runs.RunError(f"{path}: cannot be used ({reason}); train it again, or name another --run")
 
@@ -261,12 +257,11 @@ def read_build(folder, settings):
     """Function `build` of a user's network, from the copy of its file; None of the papers' networks."""
     if "method_sha256" not in settings:
         return None
-    path = folder / METHOD_FILE
+    path = folder / runs.METHOD_FILE
     with runs.reading(path):
-        method = methods.load_file(path)
-    if method.sha256 != settings["method_sha256"]:
-        raise runs.RunError(f"{path}: is not the file that was trained; {runs.REMEDY}")
-    return method.build
+        if runs.sha256_of(path) != settings["method_sha256"]:
+            raise ValueError("it is not the file that was trained")
+    return methods.load_file(path).build
 
 
 def model_of(state, device, build=None):
@@ -294,7 +289,7 @@ def model_of(state, device, build=None):
     if not all(bool(torch.isfinite(value).all()) for value in numbers):
         raise ValueError("some of its numbers are not finite")
     network.eval()
-    if front_end not in features.FRONT_ENDS.values():  # a try shows if it fits the network
+    if front_end not in features.FRONT_ENDS.values():  # a trial shows if it fits the network
         with torch.inference_mode():
             network(torch.zeros(1, 1, *front_end.row_shape, device=device))
     return Model(network, front_end, list(classes), settings, normalization, dict(state.get("code") or {}))
@@ -303,17 +298,6 @@ def model_of(state, device, build=None):
 def check_front_end(settings):
     """FrontEnd of a checkpoint's settings; ValueError where its values are no front end's."""
     front_end = features.FrontEnd(**settings)
-    if not (
-        all(type(getattr(front_end, part.name)) is part.type for part in fields(front_end))
-        and 0 < front_end.frames <= MOST_FRAMES
-        and 0 < front_end.hop_length <= front_end.win_length <= front_end.n_fft <= MOST_POINTS
-        and 0 < front_end.n_mels <= front_end.n_fft // 2
-        and features.SAMPLE_RATES[0] <= front_end.sample_rate <= features.SAMPLE_RATES[1]
-        and 0 <= front_end.fmin < front_end.fmax <= front_end.sample_rate / 2
-        and 0 <= front_end.pre_emphasis <= 1
-        and 0 < front_end.log_floor < 1
-        and front_end.overlap_fits()
-        and front_end.pre_emphasis_scope in ("segment", "utterance")
-    ):
+    if not methods.is_possible(front_end):
         raise ValueError("its front end has impossible values")
     return front_end

@@ -30,8 +30,8 @@ def source_of(options, method):
     """What gives the features of a method: a FrontEnd, a Descriptor, or a file of vectors made elsewhere."""
     if not method.is_fitted:
         return config.front_end_of(method, config.settings_of(options, method))
-    if options.features and method.uses_vectors:
-        return Path(options.features)
+    if method.vectors:
+        return Path(method.vectors)
     from comparisons.descriptors import DESCRIPTORS
 
     return DESCRIPTORS[method.module.DESCRIPTORS]
@@ -40,12 +40,14 @@ def source_of(options, method):
 def load_features(database, source):
     """Features of a database from a source, from the cache or the recordings, with a line of progress."""
     progress = Progress(f"{database.name}: reading {len(database.ids)} recordings")
+
+    def report(done, total):
+        progress.update(f"{100 * done // total} %")
+
     if isinstance(source, Path):
         loaded = vectors.load(database, source)
     else:
-        loaded = features.load(
-            database.root, database.paths, source, report=lambda done, total: progress.update(f"{100 * done // total} %")
-        )
+        loaded = features.load(database.root, database.paths, source, report=report)
     protocols.refuse_shared_recordings(database, loaded.file_digests)
     shape = loaded.segments.shape
     unit = f"segments of {shape[2]} frames" if len(shape) == 3 else f"rows of {shape[1]} numbers"

@@ -1,6 +1,7 @@
 """Methods that are fitted at once, without epochs: features of the utterances -> normalise, fit, score, save.
 
-They write the same run folder as networks do, without log.csv, epochs.npz and checkpoint.pt.
+They write the same run folder as networks do, without log.csv, epochs.npz and checkpoint.pt, and only once a fold is
+fitted.
 """
 
 import time
@@ -9,12 +10,12 @@ from dataclasses import asdict
 import numpy as np
 
 import protocols
-from common import runs
+from common import methods, runs
 from common.cli import Progress, format_duration
 from comparisons.normalize import normalize
 from training import scheduler
 
-CODE_FILES = (  # what the scores of a fitted method depend on, beside its own file
+CODE_FILES = (  # what the scores of a fitted method depend on, and its own file
     "features.py", "protocols.py", "common/config.py", "common/vectors.py", "training/fitted.py",
     "comparisons/classifiers.py", "comparisons/descriptors.py", "comparisons/normalize.py",
 )  # fmt: skip
@@ -30,33 +31,56 @@ def train_fitted(pending, database, features_of, folds_total):
 
 
 def fit_fold(job, database, loaded, folds_total, progress):
-    """Fit a fold and write its files; RunError where the scores are no distribution over the classes."""
-    start, classes, test = time.perf_counter(), len(database.classes), job.fold.test
-    (job.folder / runs.DONE_FILE).unlink(missing_ok=True)
+    """Fit a fold, then write its files."""
+    start, test, folder = time.perf_counter(), job.fold.test, job.folder
     code = runs.code_versions([*CODE_FILES, f"comparisons/{job.method.name.replace('-', '_')}.py"])
     run_config = scheduler.describe(job, database, loaded, folds_total, code=code, engine="numpy", deterministic=True)
-    runs.write_json(job.folder / "config.json", asdict(run_config))
-    x = inputs_of(loaded)
-    try:
-        x = normalize(x, job.settings["normalization"], job.train_utterances, database.speakers)
-    except ValueError as error:
-        raise protocols.UsageError(f"--{error}") from None
-    labels = database.labels[job.train_utterances]
-    model = job.method.module.fit(select(x, job.train_utterances), labels, classes, job.settings["seed"])
-    scores = np.asarray(job.method.module.scores(model, select(x, test)), np.float32)
-    if scores.shape != (len(test), classes) or not np.isfinite(scores).all():
-        raise runs.RunError(f"{job.folder}: {job.method.name} gives scores of shape {scores.shape}, or not finite")
-    runs.write_predictions(job.folder / "predictions.csv", database, test, scores)
-    runs.mark_done(job.folder, epoch=0, trained_on=run_config.train_speakers)
-    runs.remove_leftovers(job.folder)
+    x = normalize(inputs_of(job.method, loaded), job.settings["normalization"], job.train_utterances, database.speakers)
+    scores = scores_of(job, x, database)
+    (folder / runs.DONE_FILE).unlink(missing_ok=True)
+    runs.write_json(folder / "config.json", asdict(run_config))
+    runs.write_predictions(folder / "predictions.csv", database, test, scores)
+    if job.method.source:
+        with runs.atomic_write(folder / runs.METHOD_FILE) as file:
+            file.write(job.method.source)
+    runs.mark_done(folder, epoch=0, trained_on=run_config.train_speakers)
+    runs.remove_leftovers(folder)
     matrix = protocols.confusion(database.labels[test], scores)
     result = f"WAR {100 * protocols.war(matrix):.2f}, UAR {100 * protocols.uar(matrix):.2f}"
     progress.line(f"{result}, {format_duration(time.perf_counter() - start)}")
 
 
-def inputs_of(loaded):
-    """Vectors (n, D) of the utterances where each has one row, else a list of their rows (T_i, D)."""
-    if (loaded.counts == 1).all():
+def scores_of(job, x, database):
+    """Scores (n, K) of the tested utterances, float32; 0 for a class that the fold has no training utterance of.
+
+    Raises MethodError or RunError where the method ends in an error, or gives other or not-finite scores.
+    """
+    module, path = job.method.module, job.method.path
+    present, labels = np.unique(database.labels[job.train_utterances], return_inverse=True)
+    if len(present) < 2:
+        raise protocols.UsageError(f"{job.title(1)}: trains on one class only; add recordings of other speakers")
+    scores = np.zeros((len(job.fold.test), len(database.classes)), np.float32)
+    try:
+        with methods.errors_of(path):
+            model = module.fit(select(x, job.train_utterances), labels, len(present), job.settings["seed"])
+            found = np.asarray(module.scores(model, select(x, job.fold.test)), np.float32)
+    except (ValueError, FloatingPointError, np.linalg.LinAlgError) as error:
+        if isinstance(error, methods.MethodError):
+            raise
+        reason = methods.describe(error)
+        raise runs.RunError(f"{job.folder}: {job.method.name} cannot be fitted ({reason}); drop that --model") from None
+    if found.shape != (len(scores), len(present)) or not np.isfinite(found).all():
+        raise methods.MethodError(
+            f"{path or job.method.name}: gives scores of shape {found.shape}, or not finite; "
+            f"return finite scores {(len(scores), len(present))}"
+        )
+    scores[:, present] = found
+    return scores
+
+
+def inputs_of(method, loaded):
+    """Vectors (n, D) of the utterances, or of a method on frames a list of their rows (T_i, D)."""
+    if method.uses_vectors:
         return np.asarray(loaded.segments)
     return np.split(np.asarray(loaded.segments), np.cumsum(loaded.counts)[:-1])
 

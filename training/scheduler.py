@@ -3,8 +3,8 @@
     jobs = make_jobs(options, chosen, database, folds, features_of)
     FoldScheduler(options, database, features_of, len(folds), jobs, shares=1).train(pending)
 
-A job is one method x seed x fold x track. Processes that work on the same --runs share the jobs out by locks: each begins
-with its own share, then takes what no other has begun. Engines of a step, chosen by `choose_engine`:
+A job is one method x seed x fold x track. Processes that work on the same --runs share the jobs out by locks: each
+begins with its own share, then takes what no other has begun. Engines of a step, chosen by `choose_engine`:
 
     eager     operation by operation; on a CPU, and the reference
     graph     recorded once as a CUDA graph and replayed (fast/graphs.py)
@@ -27,11 +27,14 @@ import torch
 
 import models
 import protocols
-from common import config, methods, runs, vectors
+from common import config, methods, runs
 from common.cli import Progress
 from training import checkpoints, data, trainer
 
 # --------------------------------------------------------------------------------------------- jobs
+
+
+ANOTHER = "choose another --runs, or remove that folder"
 
 
 class Job(NamedTuple):
@@ -53,6 +56,33 @@ class Job(NamedTuple):
         return f"{settings['model']} seed {settings['seed']}{track} {fold}"
 
 
+def check_methods(options, chosen, database):
+    """Raise an error, before anything is written, where one of the chosen methods cannot be run on a database."""
+    for method in chosen:
+        settings = config.settings_of(options, method)
+        if settings["normalization"] == "speaker":
+            data.refuse_single_recordings(database)
+        if method.build:
+            settings |= dict(front_end=config.front_end_of(method, settings).as_settings(), model=method.name, seed=0)
+            device = data.choose_device(options.device, local_rank())
+            trainer.check_network(method, settings, len(database.classes), device)
+        if method.path:
+            refuse_other_versions(method, Path(options.runs) / database.name / method.name / options.protocol)
+
+
+def refuse_other_versions(method, folder):
+    """Raise RunError where a folder holds folds of another version of a user's file."""
+    for path in sorted(folder.glob("seed*/fold*")):
+        if not (runs.is_done(path) or (path / runs.STATE_FILE).exists()):
+            continue
+        try:
+            version = runs.read_config(path).settings.get("method_sha256")
+        except runs.RunError:  # damaged: trained again
+            continue
+        if version != method.sha256:
+            raise runs.RunError(f"{path}: is of another version of {method.path}; {ANOTHER}")
+
+
 def make_jobs(options, chosen, database, folds, features_of):
     """Jobs of a command for the chosen methods; features_of: name of a method -> Features of the database."""
     jobs = []
@@ -60,14 +90,14 @@ def make_jobs(options, chosen, database, folds, features_of):
         settings = config.settings_of(options, method)
         deviations = config.deviations_of(dict(settings, model=method.name))
         if method.is_fitted:
-            settings["features"] = vectors.digest_of(options, method) or method.module.DESCRIPTORS
+            settings["features"] = runs.sha256_of(method.vectors)[:16] if method.vectors else method.module.DESCRIPTORS
         else:
             settings["front_end"] = config.front_end_of(method, settings).as_settings()
             settings["eval_every"] = options.eval_every
         settings["utterances"] = database.digest[:16]
         settings["recordings"] = features_of[method.name].digest[:16]
         tracks = ["last"] if method.is_fitted else config.tracks_of(options)
-        for seed, fold, track in product(config.parse_seeds(options.seed), folds, tracks):
+        for seed, fold, track in product(config.seeds_of(options, method), folds, tracks):
             jobs.append(make_job(options, method, database, fold, seed, track, settings, deviations))
     return jobs
 
@@ -94,7 +124,7 @@ def is_finished(job):
         found = runs.read_config(job.folder).settings
     except runs.RunError:  # cut short or damaged: trained again
         return False
-    names = {**config.OPEN_SETTINGS, **found, **job.settings}
+    names = {"method_sha256": None, **config.OPEN_SETTINGS, **found, **job.settings}  # a changed file comes first
     different = [name for name in names if job.settings.get(name) != found.get(name)]
     done = runs.is_done(job.folder)
     if different and (done or (job.folder / runs.STATE_FILE).exists()):
@@ -103,12 +133,11 @@ def is_finished(job):
         descriptions = {
             "utterances": "other utterances, labels or speakers",
             "recordings": "other recordings",
+            "features": "other features",
             "method_sha256": f"another version of {job.method.path}",
         }
         values = f"{name} {found.get(name, default)}, not {job.settings.get(name, default)}"
-        raise runs.RunError(
-            f"{job.folder}: holds a run with {descriptions.get(name, values)}; choose another --runs, or remove that folder"
-        )
+        raise runs.RunError(f"{job.folder}: holds a run with {descriptions.get(name, values)}; {ANOTHER}")
     return done
 
 
@@ -200,8 +229,8 @@ def own_share_first(jobs, rank, count):
 def min_steps_to_compile(model, precision, folds):
     """Steps of a network's folds, so many at once, from which on compiling for half a minute pays.
 
-    On an H200 (docs/performance.md) it makes a step of TFT 1 ms shorter and a step of ATFNN 3 to 8 ms; with few folds at
-    once ATFNN's one network gains little or nothing, hence infinity.
+    On an H200 (docs/performance.md) it makes a step of TFT 1 ms shorter and a step of ATFNN 3 to 8 ms; with few folds
+    at once ATFNN's one network gains little or nothing, hence infinity.
     """
     if not is_stacked(model, "compiled"):
         return 30_000
@@ -269,8 +298,6 @@ class FoldScheduler:
         self.options, self.database, self.features_of, self.folds_total = options, database, features_of, folds_total
         self.device = data.choose_device(options.device, local_rank())
         self.form = trainer.default_form(self.device, options.precision)
-        for job in {job.settings["model"]: job for job in jobs if job.method.build}.values():
-            trainer.check_network(job.method, job.settings, len(database.classes), self.device)
         share = math.ceil(len(jobs) / shares)
         self.folds_at_once = min(options.folds_at_once or (1 if self.device == "cpu" else 10), share)
         self.engines = {
@@ -332,7 +359,9 @@ class FoldScheduler:
             if not self.active:
                 continue
             run_of = {run.trainer: run for run in self.active}
-            losses = runner.run_epoch(list(run_of), lambda trainer, step: run_of[trainer].report_step(step))
+            path = next(iter(self.active)).job.method.path  # a user's network is the only model of its command
+            with methods.errors_of(path, torch.OutOfMemoryError, remedy="fix the file, or try another --batch-size"):
+                losses = runner.run_epoch(list(run_of), lambda trainer, step: run_of[trainer].report_step(step))
             for trained, run in run_of.items():
                 self.end_epoch(run, losses[trained])
             del run_of, run, trained  # a finished fold's memory is free before the next fold starts

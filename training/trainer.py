@@ -4,13 +4,13 @@
     EagerRunner().run_epoch([trainer])            # {trainer: losses of the steps}
     trainer.score(test_utterances)                # (n, K)
 
-A runner trains several folds for an epoch: `run_epoch(trainers) -> {trainer: losses}`. EagerRunner, below, runs a step
-operation by operation, on any device. fast/graphs.py and fast/stacked.py have faster runners for a GPU; the step itself,
-`train_step`, is the same for all. Without the folder fast/ networks are trained in their plain form, slower.
+A runner trains several folds for an epoch: `run_epoch(trainers) -> {trainer: losses}`. EagerRunner, below, runs a
+step operation by operation, on any device. fast/graphs.py and fast/stacked.py have faster runners for a GPU; the step
+itself, `train_step`, is the same for all. Without the folder fast/ networks are trained in their plain form, slower.
 """
 
+import inspect
 import os
-import traceback
 from contextlib import contextmanager
 
 import numpy as np
@@ -59,16 +59,22 @@ def train_step(model, optimizer, x, labels, precision="float32", double_softmax=
 
 
 def make_model(settings, classes, device, form="plain", seed=None, build=None):
-    """Network of a run's settings with weights that depend on the seed alone, on a device, in a form of fast/modules.py.
+    """Network of a run's settings, its weights by the seed alone, on a device, in a form of fast/modules.py.
 
-    `build(classes, n_mels, frames)` makes a network that is not of models.py.
+    `build(classes, n_mels, frames)` makes a network that is not of models.py; TypeError where it gives something else.
     """
     front_end = features.FrontEnd(**settings["front_end"])
     sizes = dict(n_mels=front_end.n_mels, frames=front_end.frames)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings["seed"] if seed is None else seed)
         if build:
-            return build(classes, **sizes).to(device)
+            model = build(classes, **sizes)
+            if not isinstance(model, torch.nn.Module):
+                raise TypeError(f"build gives {type(model).__name__}, no torch.nn.Module")
+            if any(map(torch.nn.parameter.is_lazy, model.parameters())):  # a first input gives them their shapes
+                with torch.no_grad():
+                    model.eval()(torch.zeros(1, 1, *front_end.row_shape))
+            return model.train().to(device)
         options = {name: settings[name] for name in models.OPTIONS if name in settings}
         model = models.build(settings["model"], classes, **sizes, **options)
     model = model.to(device, memory_format=torch.channels_last)
@@ -80,40 +86,46 @@ def make_model(settings, classes, device, form="plain", seed=None, build=None):
 
 
 def make_optimizer(parameters, settings, device):
-    """Adam as in both papers, or the optimiser of torch.optim that the settings name; MethodError where it is none."""
-    options = dict(fused=True, capturable=device.type == "cuda") if settings.get("optimizer", "Adam") == "Adam" else {}
-    try:
-        kind = getattr(torch.optim, settings.get("optimizer", "Adam"))
-        return kind(parameters, lr=settings["lr"], **options, **settings.get("optimizer_options", {}))
-    except (AttributeError, TypeError, ValueError) as error:
-        text = f"{settings['optimizer']} {settings['optimizer_options']}"
-        raise methods.MethodError(
-            f"{settings['model']}: optimizer {text} cannot be used ({methods.describe(error)}); fix SETTINGS"
-        ) from None
+    """Adam as in both papers, or the optimiser of torch.optim that the settings name."""
+    name = settings.get("optimizer", "Adam")
+    options = dict(fused=True, capturable=device.type == "cuda") if name == "Adam" else {}
+    return getattr(torch.optim, name)(parameters, lr=settings["lr"], **options | settings.get("optimizer_options", {}))
 
 
 def check_network(method, settings, classes, device):
-    """Build a user's network and try it on two segments; MethodError where it does not give finite logits (b, K)."""
+    """Build a user's network and take a step with it; MethodError where it does not give finite logits (b, K)."""
     front_end = features.FrontEnd(**settings["front_end"])
     x = torch.randn(2, 1, *front_end.row_shape, generator=torch.Generator().manual_seed(0)).to(device)
-    where = f"--model {method.path}"
-    try:
+    with methods.errors_of(method.path, torch.OutOfMemoryError), torch.random.fork_rng():
         model = make_model(settings, classes, device, build=method.build)
-        with torch.no_grad(), torch.random.fork_rng():
-            logits = [model.train()(x), model.eval()(x[:1])]
-        has_weights = any(part.requires_grad for part in model.parameters())
-    except Exception as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == method.path]
-        line = f", line {lines[-1]}" if lines else ""
-        raise methods.MethodError(f"{where}{line}: ends in an error ({methods.describe(error)}); fix the file") from None
-    if not has_weights:
-        raise methods.MethodError(f"{where}: build gives a network without weights to train; add some")
-    for part, size in zip(logits, (2, 1)):
-        if not torch.is_tensor(part) or part.shape != (size, classes):
-            shape = tuple(part.shape) if torch.is_tensor(part) else type(part).__name__
-            raise methods.MethodError(f"{where}: gives {shape} for {size} segments; return logits ({size}, {classes})")
-        if not torch.isfinite(part).all():
-            raise methods.MethodError(f"{where}: gives logits that are not finite; fix the network")
+        if not any(part.requires_grad for part in model.parameters()):
+            raise methods.MethodError(f"{method.path}: build gives a network without weights to train; add some")
+        if not all(map(torch.is_tensor, model.state_dict().values())):
+            raise methods.MethodError(f"{method.path}: its state_dict holds more than tensors; keep those alone in it")
+        with torch.no_grad():
+            check_logits(method.path, model(x), 2, classes)
+            check_logits(method.path, model.eval()(x[:1]), 1, classes)
+            if takes_maps(model):
+                logits, maps = model(x, return_maps=True)
+                check_logits(method.path, logits, 2, classes)
+                if not all(part.ndim == 4 and len(part) == 2 for part in maps.values()):
+                    raise ValueError("maps for 2 segments are not all (2, heads, rows, columns)")
+        optimizer = make_optimizer(model.parameters(), settings, x.device)
+        train_step(model.train(), optimizer, x, torch.arange(2, device=device), settings["precision"])
+
+
+def check_logits(path, logits, size, classes):
+    """Raise MethodError unless a user's network gave finite logits (size, classes)."""
+    if not torch.is_tensor(logits) or logits.shape != (size, classes):
+        shape = tuple(logits.shape) if torch.is_tensor(logits) else type(logits).__name__
+        raise methods.MethodError(f"{path}: gives {shape} for {size} segments; return logits ({size}, {classes})")
+    if not torch.isfinite(logits).all():
+        raise methods.MethodError(f"{path}: gives logits that are not finite; fix the network")
+
+
+def takes_maps(network):
+    """True if a network can return its attention with its logits: (logits, {name: (b, heads, rows, columns)})."""
+    return "return_maps" in inspect.signature(network.forward).parameters
 
 
 def default_form(device, precision="float32"):
@@ -201,7 +213,8 @@ class FoldTrainer:
         if shapes != saved:
             raise ValueError("weights of another network")
         for number, moments in state["optimizer"].items():
-            if any(value.shape not in (parameters[number].shape, ()) for value in moments.values()):
+            shapes = {value.shape for value in moments.values() if torch.is_tensor(value)}
+            if self.settings.get("optimizer", "Adam") == "Adam" and not shapes <= {parameters[number].shape, ()}:
                 raise ValueError("moments of another shape than their weights")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(dict(state=state["optimizer"], param_groups=groups))

@@ -1,0 +1,311 @@
+"""README and docs: their links, commands and code work, and the numbers of their tables are those of our results.
+
+The figures of the linear classifier need the recordings of CASIA and are not checked, nor are speeds against a machine.
+"""
+
+import functools
+import importlib
+import io
+import json
+import re
+import shlex
+from contextlib import redirect_stdout
+from itertools import product
+
+import numpy as np
+import pytest
+import soundfile
+from helpers import PROJECT, command
+
+import evaluate
+import protocols
+from benchmarks import study
+from common import cli, config
+from reporting import figures, published
+
+README, CASIA = PROJECT / "README.md", PROJECT / "docs" / "results-casia.md"
+DOCUMENTS = [README, *sorted((PROJECT / "docs").glob("*.md"))]
+MODELS = {
+    "TFT": "tft", "T+F": "tft-t+f", "T+TF": "tft-t+tf", "F+TF": "tft-f+tf",
+    "ATFNN": "atfnn", "AFNN": "afnn", "ATNN": "atnn", "TFNN": "tfnn",
+}  # fmt: skip
+EQUALLY_LONG = {"TFT": "epochs-100", "ATFNN": "main"}  # -> study that trains it for as long as its ablations
+KNOWN_SPEAKERS = {  # epochs -> studies that leave a speaker out, and that know all speakers
+    "15": ("epochs-10-15", "known-speakers"), "45": ("epochs-30-45", "known-speakers-45"),
+}  # fmt: skip
+
+# ------------------------------------------------------------------------------- parts of a document
+
+
+def code_blocks(path):
+    """Texts of the indented blocks of a document."""
+    blocks = re.findall(r"(?m)(?:^    .*\n(?:\n(?=    ))?)+", path.read_text())
+    return [re.sub(r"(?m)^    ", "", block) for block in blocks]
+
+
+def commands(path):
+    """Words of each command of a document, in its order."""
+    found = []
+    for block in code_blocks(path):
+        for line in block.replace("\\\n", " ").splitlines():
+            if line.startswith(("python ", "python3 ", "torchrun ", "sbatch ", "bash ", "pip ", "awk ")):
+                found += [shlex.split(part, comments=True) for part in line.split(" && ")]
+    return found
+
+
+def table(path, *first_columns):
+    """Rows of the table of a document whose header begins with these cells, each {column: cell}.
+
+    A column that comes again has its number behind its name: "standard error 2".
+    """
+    lines = [line.strip() for line in path.read_text().splitlines()]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] if line.startswith("|") else [] for line in lines]
+    (start,) = [i for i, row in enumerate(cells) if row and tuple(row[: len(first_columns)]) == first_columns]
+    header = []
+    for name in cells[start]:
+        count = 1 + cells[start][: len(header)].count(name)
+        header.append(f"{name} {count}" if count > 1 else name)
+    end = next(i for i in range(start, len(cells) + 1) if i == len(cells) or not cells[i])
+    return [dict(zip(header, row, strict=True)) for row in cells[start + 2 : end]]
+
+
+def named(cell):
+    """Model that the first words of a cell name, or None."""
+    return MODELS.get(re.split(r"[, ]", cell)[0])
+
+
+# -------------------------------------------------------------------------------------------- results
+
+
+@functools.cache
+def results(folder="", db="casia", track="last", seed=None):
+    """{model: row} of what evaluate.py prints as JSON, of published results."""
+    arguments = f"--db {db} --table ablation --track {track} --format json {f'--seed {seed}' if seed else ''}".split()
+    with redirect_stdout(io.StringIO()) as output:
+        evaluate.main([*arguments, "--runs", str(published.RESULTS / folder)])
+    return {row["model"]: row for row in json.loads(output.getvalue())}
+
+
+@functools.cache
+def study_of(name):
+    return study.Results(name, published.RESULTS, "casia")
+
+
+def trained(model):
+    """Epochs and number of seeds of the training that our tables show."""
+    run = published.read(published.RESULTS / "casia" / published.RUNS_FILE).runs[model, "speaker"][0]
+    return run["settings"]["epochs"], len(results()[model]["seeds"])
+
+
+def number(value, sign=""):
+    """Cell of a number, empty for None."""
+    return "" if value is None else f"{round(value, 6):{sign}.2f}"
+
+
+def gains(ours, base, column):
+    """Cells of a mean difference between {seed: WAR} of two trainings and of its standard error."""
+    mean, error = study.gain(ours[column], base[column])
+    return number(mean, "+"), number(error)
+
+
+# ------------------------------------------------------------------------------------ links and sizes
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_and_files_exist(path):
+    text = path.read_text()
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("http")]
+    assert [link for link in links if not (path.parent / link).exists()] == []
+    files = re.findall(r"`((?:\w+/)*[\w-]+\.(?:py|sh))`", text)
+    assert [name for name in files if not (PROJECT / name).is_file()] == []
+
+
+def test_the_readme_is_short_and_its_map_is_right():
+    text = README.read_text()
+    assert len(text.splitlines()) <= 200
+    mapped = " ".join(row["file or folder"] for row in table(README, "file or folder"))
+    assert {path.name for path in PROJECT.glob("*.py")} <= set(re.findall(r"`(.*?)`", mapped))
+    assert [name for name in re.findall(r"`(\w+/)`", mapped) if not (PROJECT / name).is_dir()] == []
+    assert [path.name for path in DOCUMENTS[1:] if f"](docs/{path.name})" not in text] == []
+
+
+def test_a_picture_is_small_and_its_command_stands_next_to_it():
+    pictures = sorted((PROJECT / "docs").glob("*.png"))
+    assert pictures and [path.name for path in pictures if path.stat().st_size >= 100_000] == []
+    for path in DOCUMENTS:
+        shown = {f"docs/{link.split('/')[-1]}" for link in re.findall(r"!\[[^]]*\]\(([^)]+)\)", path.read_text())}
+        drawn = {words[words.index("--out") + 1] for words in commands(path) if "--out" in words}
+        assert shown <= drawn
+
+
+# ------------------------------------------------------------------------------------------- commands
+
+
+class Parsed(Exception):
+    """A command line was understood."""
+
+
+def understand(script, arguments, patch):
+    """Parse a command line as its script does; SystemExit where it is refused."""
+    parse = cli.CommandParser.parse_args
+
+    def parse_and_stop(parser, *parts):
+        raise Parsed(parse(parser, *parts))
+
+    patch.setattr(cli.CommandParser, "parse_args", parse_and_stop)
+    with pytest.raises(Parsed):
+        importlib.import_module(script.removesuffix(".py").replace("/", ".")).main(arguments)
+    patch.undo()
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_a_script_knows_the_options_of_each_command(path, monkeypatch):
+    for program, *words in commands(path):
+        if program == "python" and words[0] != "-m":
+            script, arguments = words[0], words[1:]
+        elif program in ("torchrun", "sbatch"):
+            end = next(i for i, word in enumerate(words) if word.endswith((".py", ".sh")))
+            script, arguments = words[end], words[end + 1 :]
+        elif program == "bash":
+            assert (PROJECT / words[0]).is_file()
+            continue
+        else:
+            continue
+        assert (PROJECT / script).is_file()
+        understand("train.py" if script.endswith("slurm.sh") else script, arguments, monkeypatch)
+        if script == "train.py":
+            config.check_options(config.parse_command_line(arguments))
+        if "--" in arguments:  # study.py gives the rest to train.py
+            config.parse_command_line(arguments[arguments.index("--") + 1 :])
+
+
+def test_the_commands_of_the_results_run_without_recordings_and_runs(tmp_path, monkeypatch, capsys):
+    """As in a fresh clone; the report of the study has a test of its own."""
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "benchmarks").symlink_to(PROJECT / "benchmarks")
+    monkeypatch.chdir(tmp_path)
+    found = {tuple(words[2:]) for words in commands(CASIA) if words[1] == "evaluate.py"}
+    assert len(found) > 10
+    for arguments in found:
+        if "--figure" in arguments:
+            pytest.importorskip("matplotlib")
+        assert command(evaluate.main, *arguments) == 0, capsys.readouterr().err
+    assert all(path.stat().st_size < 100_000 for path in tmp_path.glob("docs/*.png"))
+
+
+def test_the_manifest_of_the_readme_is_read(tmp_path):
+    (text,) = [block for block in code_blocks(README) if block.startswith("path,emotion,speaker")]
+    (tmp_path / "corpus.csv").write_text(text)
+    (tmp_path / "clips").mkdir()
+    for line in text.splitlines()[1:]:
+        soundfile.write(tmp_path / line.split(",")[0], np.sin(np.arange(8_000)), 16_000)
+    database = protocols.open_database(str(tmp_path / "corpus.csv"))
+    assert database.counts() == dict(happy=1, sad=1) and database.speakers.tolist() == ["anna", "ben"]
+
+
+def test_the_reader_of_the_readme_reads_a_corpus(tmp_path, monkeypatch):
+    (code,) = [block for block in code_blocks(README) if block.startswith("def read_mine")]
+    (entry,) = [block for block in code_blocks(README) if block.startswith('"mine": Corpus')]
+    namespace = vars(protocols).copy()
+    exec(code, namespace)
+    for speaker, emotion, take in product("ab", ("happy", "sad"), "12"):
+        name = f"{speaker}/{emotion}-{take}.wav"
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        soundfile.write(tmp_path / name, np.sin(np.arange(8_000)), 16_000)
+    monkeypatch.setitem(protocols.DATABASES, "mine", eval("{" + entry + "}", namespace)["mine"])
+    database = protocols.open_database("mine", tmp_path)  # which holds it to the counts of the entry
+    assert len(protocols.make_folds(database)) == 2
+
+
+# -------------------------------------------------------------------------------- numbers of the tables
+
+
+def test_the_result_of_the_readme():
+    rows = table(README, "WAR in per cent")
+    ours = {named(cell): row for row in rows if named(cell := row["WAR in per cent"])}
+    assert {"tft", "atfnn"} <= ours.keys()
+    for model, row in ours.items():
+        result = results()[model]
+        rates = [number(result[key]) for key in ("published_war", "war", "war_std")]
+        assert [*row.values()][1:] == [*rates, *map(str, trained(model))]
+    assert [row["ours"] for row in rows if row["WAR in per cent"] == "guessing"] == [number(100 / 6)]
+
+
+def test_published_figures_and_ours():
+    published_row, ours, std, interval, oracle, trainings = table(CASIA, "", "TFT", "F+TF")
+    for name, model in MODELS.items():
+        result = results()[model]
+        assert published_row[name] == number(result["published_war"])
+        assert ours[name] == number(result["war"]) and std[name] == number(result["war_std"])
+        assert interval[name] == " to ".join(map(number, result["war_speakers"]))
+        assert oracle[name] == number(results(track="oracle")[model]["war"])
+        assert trainings[name] == "{} x {}".format(*trained(model))
+        low, high = result["war_speakers"]
+        assert (low <= result["published_war"] <= high) == (model == "afnn")
+
+
+def test_wars_by_epoch():
+    for row in table(CASIA, "epoch"):
+        epoch = int(row.pop("epoch"))
+        for name, cell in row.items():
+            curves = study_of("epochs-100" if "five seeds" in name else "main").curves(named(name), "last")
+            evaluated = next(iter(curves.values()))[0].epochs.tolist()
+            at = evaluated.index(epoch) if epoch in evaluated else None
+            expected = None if at is None else np.mean([*study.pooled_war(curves, "test", at).values()])
+            assert cell == number(expected), (epoch, name)
+
+
+def test_differences_between_networks():
+    held_out, *_, last = study.COLUMNS
+    for row in table(CASIA, "difference from the full network"):
+        label, *cells = row.values()
+        ablation, full = label.split(" - ")
+        papers = [results()[MODELS[name]]["published_war"] for name in (ablation, full)]
+        expected = [number(papers[0] - papers[1], "+")]
+        for name, column in ((EQUALLY_LONG[full], last), ("epochs-10-15", held_out)):
+            expected += gains(*(study_of(name).wars(MODELS[model]) for model in (ablation, full)), column)
+        assert cells == expected, label
+
+
+def test_gains_of_the_open_settings():
+    for row in table(CASIA, "gain on held-out speakers"):
+        label, *cells = row.values()
+        name = study.setting_name(re.search("`(.*)`", label)[1])
+        trainings = [[study_of(part).wars(model) for part in (name, study.BASELINE)] for model in ("tft", "atfnn")]
+        assert cells == [cell for pair in trainings for cell in gains(*pair, study.COLUMNS[0])], label
+
+
+def test_known_speakers():
+    rows = table(CASIA, "method", "epochs")
+    linear = {row["method"]: row["WAR"] for row in table(CASIA, "method", "WAR")}
+    for row in rows:
+        model = named(row["method"])
+        if not model:
+            assert row["speaker unseen"] == linear[row["method"]]
+            continue
+        unseen, known = KNOWN_SPEAKERS[row["epochs"]]
+        assert row["speaker unseen"] == number(results(f"studies/{unseen}", seed="0")[model]["war"])
+        assert row["all speakers known"] == number(results(f"studies/{known}", db="casia-takes")[model]["war"])
+
+
+def test_what_is_claimed_of_confusions_and_speakers():
+    result = results("studies/epochs-100")["tft"]
+    classes = ["angry", "fear", "happy", "neutral", "sad", "surprise"]
+    ours, paper = figures.rates(result["confusion"]), figures.published_rates("casia", "tft", classes)[1]
+    assert (np.diag(ours) < np.diag(paper)).all()
+    for matrix in (ours, paper):
+        mistakes = matrix - np.diag(np.diag(matrix))
+        assert np.unravel_index(mistakes.argmax(), matrix.shape) == (classes.index("fear"), classes.index("sad"))
+    for model in MODELS.values():
+        folds = [fold for its in study_of("main").folds(model, "last").values() for fold in its]
+        wars = {speaker: wars.mean() for speaker, wars in figures.speaker_war(folds).items()}
+        assert max(wars, key=wars.get) == "wangzhe", model
+
+
+def test_speeds_are_those_of_the_reports():
+    rows, lines = table(PROJECT / "docs" / "performance.md", "device", "model"), []
+    for row in rows:
+        if link := re.search(r"\((.*)\)", row["report"]):
+            lines = (PROJECT / "docs" / link[1]).read_text().splitlines()
+        wanted = {row[name] for name in ("model", "precision", "ms/step", "ratio")}
+        assert any(wanted <= {cell.strip() for cell in line.split("|")} for line in lines), row
