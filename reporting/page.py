@@ -168,7 +168,7 @@ def incomplete(results):
         reasons = {
             f"only {its.folds_done} of {its.folds_total} folds": its.folds_done < its.folds_total,
             f"seeds {tables.ranges(left_out)} are not counted, with fewer or other folds": left_out,
-            f"{len(its.seeds)} of {most} seeds": len(its.seeds) < most,
+            f"{len(its.seeds)} of {most} seeds": "epochs" in settings and len(its.seeds) < most,  # others may need one
             "partial database": its.partial,
             **{f"track {track} not run": "epochs" in settings and model not in results.summaries[track]
                for track in runs.TRACKS},
