@@ -60,7 +60,7 @@ def panels_of(folds, curves, metrics):
 
 
 def curves_figure(results, model, training, panels, curves, ticks):
-    """Learning curves of a training, what its tracks reach and which epochs they choose."""
+    """Learning curves of a training, what its tracks reach and the epochs they choose."""
     summaries, chosen = {}, {}
     for track in TRACKS_OF[training]:
         if model in results.summaries[track]:

@@ -130,8 +130,8 @@ def section(results):
 
 
 def overview(results):
-    """What was run, on what, when, by which versions, and what is incomplete."""
-    folds = [fold for model in results.names for fold in results.folds(model)]
+    """What was run, on what, when, by what versions, and what is incomplete."""
+    folds, missing = [fold for model in results.names for fold in results.folds(model)], incomplete(results)
     facts = folds[0].config.database
     language = f" ({facts.language})" if facts.language else ""
     pairs = {
@@ -141,13 +141,13 @@ def overview(results):
         "Test": f"leaving one {results.protocol} out; {tables.TRACK_NAMES[results.track]}",
         "Finished": finished(folds),
         "Trained by": "; ".join(name + its for part, name in MACHINE.items() if (its := versions(folds, part))),
-        "Incomplete": tag("ul", *(tag("li", text) for text in incomplete(results)), class_="missing"),
+        "Incomplete": tag("ul", *(tag("li", text) for text in missing), class_="missing") if missing else "nothing",
     }
     return tag("dl", *(Html(tag("dt", name) + tag("dd", value)) for name, value in pairs.items()))
 
 
 def finished(folds):
-    """First and last day on which folds were finished, by the dates of their files."""
+    """First and last day that folds were finished, by the dates of their files."""
     times = [(fold.source / runs.DONE_FILE).stat().st_mtime for fold in folds if not fold.is_published]
     days = {date.fromtimestamp(time).isoformat() for time in times}
     return " to ".join(sorted({min(days), max(days)})) if days else "no date in published results"
@@ -179,7 +179,7 @@ def incomplete(results):
     missing["not run"] = [row["method"] for row in chart_rows(results, "war") if group_of(row) == NOT_RUN]
     everything = list(results.names.values())
     names = {text: "all methods" if its == everything else ", ".join(its) for text, its in missing.items() if its}
-    return [*results.damaged, *(f"{its}: {text}" for text, its in names.items())] or ["nothing"]
+    return [*results.damaged, *(f"{its}: {text}" for text, its in names.items())]
 
 
 def run_table(results):
