@@ -57,6 +57,7 @@ def parse_command_line(arguments=None):
         help="model of --figure or --export, or its file (default: the one that was run; all of them)")  # fmt: skip
     add("--counts", action="store_true", help="confusion: counts in the cells as well")
     add("--published", action="store_true", help="confusion: that of the paper next to ours")
+    add("--transductive", metavar="FOLDER", help="methods: runs with --normalization speaker, drawn next to the others")
     add("--utterance", help="attention: of this utterance, named as in predictions.csv")
     add("--root", help="attention: folder of the recordings (default: $SER_DATA/<db>, else data/<db>, or a manifest's)")
     return parser.parse_args(arguments)

@@ -6,6 +6,7 @@
     python evaluate.py --figure attention --db casia --model tft --utterance wangzhe/sad/201 --out attention.svg
     python evaluate.py --figure curves --db casia --model tft --out curves.pdf
     python evaluate.py --figure speakers --db casia --out speakers.png
+    python evaluate.py --figure methods --db casia --transductive runs-speaker --out methods.png
 
 `make_figure` takes the options of evaluate.py; an option that the figure does not need is ignored. What a figure shows
 is computed by functions of its own (`rates`, `speaker_war`, `pooled_curve`, `explain`, `side_by_side`), without
@@ -32,9 +33,11 @@ FIGURES = dict(  # name -> tracks that it can show
     attention=("last", "validation"),  # the weights of the oracle's epoch are not saved
     curves=(*runs.TRACKS, "all"),  # shows all of them
     speakers=runs.TRACKS,
+    methods=runs.TRACKS,
 )
+OF_ALL_MODELS = ("speakers", "methods")
 ENDINGS = (".png", ".svg", ".pdf")
-PNG_DPI = dict(confusion=150, attention=110, curves=110, speakers=150)  # with PNG_COLOURS: below 100 KB for documents
+PNG_DPI = dict(confusion=150, attention=110, curves=110, speakers=150, methods=150)  # with PNG_COLOURS: below 100 KB for documents
 PNG_COLOURS = 128
 MAP_DPI = 200  # of the maps in SVG and PDF
 WHITE_BELOW = 47  # per cent; above, black numbers stand out more from the colour of their cell
@@ -90,7 +93,7 @@ def check_options(options):
 def choose_runs(options):
     """Database and models of a figure: those that the options name, or the only ones that there are.
 
-    Of `speakers` all models of the database, of the other figures one.
+    Of OF_ALL_MODELS all models of the database, of the other figures one.
     """
     found = [(database, model) for database, model, its in summary.all_runs(options.runs) if its == options.protocol]
     name = options.db
@@ -101,7 +104,7 @@ def choose_runs(options):
         asked = " ".join(filter(None, (name, options.model, options.protocol)))
         raise protocols.UsageError(f"{options.runs}: holds no tested fold of {asked}; run train.py, or set --runs")
     databases = list(dict(found))
-    if len(found) > 1 and (options.figure != "speakers" or len(databases) > 1):
+    if len(found) > 1 and (options.figure not in OF_ALL_MODELS or len(databases) > 1):
         several = ", ".join(map(" ".join, found))
         raise protocols.UsageError(f"{options.runs}: holds {several}; choose with --db and --model")
     order = list(config.PAPER_SETTINGS)  # the papers' models first, as in their tables
@@ -117,7 +120,7 @@ def load(options, database, model, tracks):
         by_seed = by_model.get((database, model), {})
         if result := summary.summarize(by_seed):
             found[track] = result, [fold for seed in result.seeds for fold in by_seed[seed]]
-    if not found and options.figure != "speakers":
+    if not found and options.figure not in OF_ALL_MODELS:
         none = f"{options.runs}: has no finished fold of {database} {model} for this --track and --seed"
         raise protocols.UsageError("; ".join(damaged) or none)
     return found, damaged
@@ -313,6 +316,83 @@ def draw_speakers(shown, pooled, chance, title, notes=()):
     if any(paper is not None for _, _, paper in pooled.values()):
         handles.append(Line2D([], [], label="published", **PUBLISHED_MARK))
     figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8)
+    return figure
+
+
+# -------------------------------------------------------------------------------------------- methods
+
+STRICT_MARK = dict(linestyle="", marker="o", markersize=6, color=DARK)
+TRANSDUCTIVE_MARK = dict(linestyle="", marker="s", markersize=6, color=LIGHT, markerfacecolor="white")
+PAPER_MARK = dict(linestyle="", marker="|", markersize=13, markeredgewidth=1.6, color="black")
+
+
+def make_methods(options, database, models):
+    """WAR of all methods of a database, strict and by the runs of --transductive, with the published figures."""
+    results, damaged = methods_of(options, database)
+    others, notes = methods_of(options, database, options.transductive) if options.transductive else ({}, [])
+    if not results:
+        raise protocols.UsageError(f"{options.runs}: has no finished fold of {database} for this --track and --seed")
+    if strict := [model for model, result in others.items() if not result.transductive]:
+        raise protocols.UsageError(f"--transductive {options.transductive}: {strict[0]} has no statistics of a speaker")
+    title = f"{database}: WAR of all methods, leaving one {options.protocol} out\n{MARKS[options.track][0]}"
+    shown = {model: result for model, result in results.items() if not result.transductive}
+    chance = 100 / len(next(iter(results.values())).classes)
+    papers = {model: paper_war(database, model, result) for model, result in (others | shown).items()}
+    missing = [
+        f"incomplete: {model} has {result.folds_done} of {result.folds_total} folds"
+        for model, result in [*shown.items(), *others.items()]
+        if result.folds_done < result.folds_total
+    ]
+    return draw_methods(shown, others, papers, chance, title, missing), [*damaged, *notes]
+
+
+def methods_of(options, database, folder=None):
+    """{model: Summary} of all methods of a database below a folder, else --runs, and notes on damaged folds."""
+    seeds = config.parse_seeds(options.seed) if options.seed else None
+    found, damaged = summary.collect(folder or options.runs, options.protocol, seeds, options.track, database)
+    return {model: result for (_, model), result in summary.summarize_all(found).items()}, damaged
+
+
+def paper_war(database, model, result):
+    """Published WAR in per cent of the row that a model stands for, or None."""
+    for row in published.read_published():
+        stands = row["model"] == model or row["method"] in result.method.get("published", ())
+        if row["database"] == database and stands and row["war"] is not None:
+            return row["war"]
+    return None
+
+
+def draw_methods(shown, others, papers, chance, title, notes=()):
+    """A line for each method, the highest strict WAR first: strict mean and 95 % interval, transductive, published.
+
+    `shown` and `others`: {model: Summary}, strict and transductive; `papers`: {model: published WAR or None}.
+    """
+    from matplotlib.lines import Line2D
+
+    order = sorted(shown, key=lambda model: shown[model].war) + sorted(others.keys() - shown)
+    figure = new_figure(7, 1.7 + 0.27 * len(order), title, notes)
+    axes = figure.subplots()
+    for y, model in enumerate(order):
+        if result := shown.get(model):
+            low, high = result.war_speakers or (result.war, result.war)
+            axes.plot([low, high], [y, y], color=DARK, linewidth=0.8)
+            axes.plot(result.war, y, **STRICT_MARK)
+        if model in others:
+            axes.plot(others[model].war, y, **TRANSDUCTIVE_MARK)
+        if papers.get(model):
+            axes.plot(papers[model], y, **PAPER_MARK)
+    axes.axvline(chance, **CHANCE_LINE)
+    axes.set_yticks(range(len(order)), order)
+    axes.set(xlabel="WAR in %", ylim=(-0.6, len(order) - 0.4))
+    axes.grid(axis="y", color="0.9", linewidth=0.6)
+    axes.set_axisbelow(True)
+    handles = [
+        Line2D([], [], label="ours, strict; line: 95 % over speakers", **STRICT_MARK),
+        Line2D([], [], label="ours, with each speaker's own statistics (transductive)", **TRANSDUCTIVE_MARK),
+        Line2D([], [], label="published", **PAPER_MARK),
+        Line2D([], [], label=f"chance: {chance:.2f}", **CHANCE_LINE),
+    ]
+    figure.legend(handles=handles if others else [handles[0], *handles[2:]], loc="outside lower center", ncols=2)
     return figure
 
 
@@ -567,5 +647,6 @@ def mark_band(axes, front_end):
 
 
 MAKERS = dict(
-    confusion=make_confusion, attention=make_attention, curves=make_curves, speakers=make_speakers
+    confusion=make_confusion, attention=make_attention, curves=make_curves, speakers=make_speakers,
+    methods=make_methods,
 )  # by the names in FIGURES; each gives the figure and notes on damaged folds

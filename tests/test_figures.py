@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from saved_runs import ANSWERS, BY_EPOCH, CLASSES, seal, write_run
+from saved_runs import ANSWERS, BY_EPOCH, CLASSES, change, seal, write_run
 
 import features
 import protocols
@@ -365,3 +365,24 @@ def test_tables_need_no_matplotlib_and_most_figures_no_torch(three_epochs, tmp_p
     done = python(f"sys.modules['matplotlib'] = None; evaluate.main({options[2:4]}); evaluate.main({options})")
     assert done.returncode == cli.EXIT_USAGE and "60.00" in done.stdout
     assert done.stderr == "evaluate.py: --figure: needs matplotlib; pip install -r requirements-figures.txt\n"
+
+
+def test_methods_need_strict_and_transductive_runs_apart(two_seeds, tmp_path, capsys):
+    """Strict results lie below --runs, those with each speaker's statistics below --transductive."""
+    speaker = write_run(tmp_path / "speaker", ANSWERS[0])
+    for folder in speaker.glob("*/*/*/*/fold*"):
+        change(folder, settings__normalization="speaker")
+    options = ["--figure", "methods", "--out", tmp_path / "methods.png", "--runs", two_seeds, "--transductive"]
+    assert helpers.command(evaluate.main, *options, speaker) == 0
+    assert (tmp_path / "methods.png").stat().st_size > 1000
+    assert helpers.command(evaluate.main, *options, two_seeds) == cli.EXIT_USAGE
+    assert "has no statistics of a speaker" in capsys.readouterr().err
+
+
+def test_a_method_has_the_published_figure_of_the_row_it_stands_for(two_seeds):
+    found, _ = summary.collect(two_seeds, "speaker", None, "last")
+    result = next(iter(summary.summarize_all(found).values()))
+    assert figures.paper_war("casia", "tft", result) == 53.17
+    assert figures.paper_war("casia", "mine", result) is None
+    result.method.update(published=["LLD+DR"])
+    assert figures.paper_war("casia", "mine", result) == 39.5
