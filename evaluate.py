@@ -9,6 +9,7 @@
     python evaluate.py --export published               # plain files to publish, see reporting/published.py
     python evaluate.py --runs published                 # the tables, from them
     python evaluate.py --figure confusion --db casia --model tft --out confusion.png   # see reporting/figures.py
+    python evaluate.py --report results.html            # all of it as a page to look at and to send
 
 Reads only the predictions that train.py saved below `--runs`, or that --export wrote, and never trains. WAR and UAR are
 in per cent and pooled over all folds; next to them stand the means over folds. With several seeds a result is their
@@ -47,6 +48,7 @@ def parse_command_line(arguments=None):
     add("--format", default="text", choices=tables.FORMATS, help="format of the tables (default: text)")
     work = parser.add_mutually_exclusive_group()
     work.add_argument("--figure", choices=figures.FIGURES, help="draw a figure instead; needs requirements-figures.txt")
+    work.add_argument("--report", metavar="FILE", help="write instead all results as a page, FILE.html")
     work.add_argument("--audit", action="store_true", help="check the saved files instead; exit code 1 at any fault")
     work.add_argument("--export", metavar="FOLDER",
                       help="write instead all results as plain files, small enough to publish")  # fmt: skip
@@ -170,6 +172,26 @@ def export(options):
         print(f"{Path(options.export) / key[0]}: {' '.join(key[1:])}, {counts}")
 
 
+def write_report(options, note):
+    """Write all results of --db, --protocol and --seed as a page."""
+    from reporting import page
+
+    path, protocol = Path(options.report), options.protocol or "speaker"
+    if path.suffix.lower() not in (".html", ".htm") or path.is_dir():
+        raise protocols.UsageError(f"--report {options.report}: name a file that ends in .html")
+    chosen = dict(runs=options.runs if options.runs != RUNS else None, protocol=options.protocol, seed=options.seed)
+    arguments = [word for name, value in chosen.items() if value for word in (f"--{name}", str(value))]
+    seeds = config.parse_seeds(options.seed) if options.seed else None
+    text, shown, damaged = page.make(options.runs, choose_databases(options), protocol, seeds, arguments)
+    print_damage(damaged)
+    if not shown:
+        raise protocols.UsageError(f"{options.runs}: has no finished fold of these options; first run train.py")
+    runs.write_text(path, text)
+    print(*filter(None, [note]), sep="\n", end="\n" * bool(note))
+    for database, models in shown.items():
+        print(f"{options.report}: {database}, {', '.join(models)}")
+
+
 def run_audit(options, note):
     """Print what the audit finds; exit 1 at any fault."""
     from reporting import audit
@@ -197,6 +219,8 @@ def main(arguments=None):
     options.runs, note = choose_runs(options)
     if options.export is not None:
         export(options)
+    elif options.report is not None:
+        write_report(options, note)
     elif options.audit:
         run_audit(options, note)
     elif options.figure:
@@ -209,5 +233,5 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    with cli.exit_on_error("evaluate.py", interrupted="it changes nothing but what --out and --export name"):
+    with cli.exit_on_error("evaluate.py", interrupted="it changes nothing but what --out, --report and --export name"):
         main()

@@ -71,7 +71,7 @@ class TransformerEncoder(nn.Module):
 
 
 def pool_rows(y):
-    """Mean and standard deviation over the frequency rows: (b, f/4, d/4) -> (b, d/2), TFT eq. 10."""
+    """Mean and standard deviation (divisor f/4 - 1) over the frequency rows: (b, f/4, d/4) -> (b, d/2), TFT eq. 10."""
     return torch.cat([y.mean(1), (y.var(1) + POOL_EPSILON).sqrt()], 1)
 
 
@@ -170,7 +170,8 @@ class FrequencyEncoder(nn.Module):
     """F-Encoder (ATFNN section II-A1, Fig. 2): self-attention over the bands of each frame, then convolutions.
 
     (b, 1, f, t) -> (b, t, f, c). A linear layer lifts each bin from 1 to c numbers. The convolutions run along the
-    bands: two Conv1d of each frame, written as (1, 5) kernels over (t, f).
+    bands: two Conv1d of each frame, written as (1, 5) kernels over (t, f). The paper states neither the number of heads
+    nor the ReLU between them.
     """
 
     def __init__(self, channels=8, hidden=32, heads=2, kernel=5):

@@ -51,8 +51,8 @@ def make_synthetic(options):
 
 def train(options):
     """Train what the options name, then print a table of it."""
-    methods = config.methods_of(options)
-    config.check_options(options, methods)  # errors in the command come before anything is read
+    chosen = config.methods_of(options)
+    config.check_options(options, chosen)  # errors in the command come before anything is read
     from training import data, fitted, scheduler
 
     rank, count = scheduler.rank_and_world_size()
@@ -61,16 +61,16 @@ def train(options):
     make_synthetic(options)
     database = protocols.open_database(options.db, options.root, options.partial)
     folds = protocols.make_folds(database, options.protocol)
-    chosen = protocols.select_folds(folds, options.fold)
-    scheduler.check_methods(options, methods, database)
+    selected = protocols.select_folds(folds, options.fold)
+    scheduler.check_methods(options, chosen, database)
     counts = ", ".join(f"{label} {amount}" for label, amount in database.counts().items())
     speakers = len(set(database.speakers.tolist()))
     print(f"{database.name}: {len(database.ids)} utterances, {speakers} speakers: {counts}")
-    features_of = data.load_all(options, database, methods)
-    jobs = scheduler.make_jobs(options, methods, database, chosen, features_of)
+    features_of = data.load_all(options, database, chosen)
+    jobs = scheduler.make_jobs(options, chosen, database, selected, features_of)
     jobs = scheduler.own_share_first(jobs, rank, count)
     for job in jobs:
-        scheduler.remove_leftovers(job, database)
+        scheduler.clean_up_after_kill(job, database)
     pending = [job for job in jobs if not scheduler.is_finished(job, database)]
     scheduler.refuse_mixed_rows(pending, database)
     if len(pending) < len(jobs):
@@ -92,13 +92,13 @@ def train(options):
     elif missing:
         print(f"tables, when they are done: {tables_command(options, database)}")
     else:
-        print_summary(options, methods, database)
+        print_summary(options, chosen, database)
 
 
-def print_summary(options, methods, database):
+def print_summary(options, chosen, database):
     """Print a table of what the command was to train, as far as it is there."""
     cells, notes, seeds = [], [], config.parse_seeds(options.seed)
-    for method, track in product(methods, config.tracks_of(options)):
+    for method, track in product(chosen, config.tracks_of(options)):
         try:
             found, _ = summary.collect(options.runs, options.protocol, seeds, track, database.name, method.name)
             row = summary.summarize(found.get((database.name, method.name), {}))

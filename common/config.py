@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields, replace
 import features
 import protocols
 from common import cli, methods
-from common.methods import PAPER_SETTINGS, TFT
+from common.methods import PAPER_SETTINGS, TFT_SETTINGS
 from common.runs import TRAINED_TRACKS
 
 NORMALIZATIONS = ("fold", "none", "segment", "utterance", "speaker")
@@ -38,7 +38,7 @@ def open_option(models, default, help, **details):
 
 
 ALL = tuple(PAPER_SETTINGS)
-OF_TFT = tuple(model for model, settings in PAPER_SETTINGS.items() if settings is TFT)
+OF_TFT = tuple(model for model, settings in PAPER_SETTINGS.items() if settings is TFT_SETTINGS)
 
 
 @dataclass(frozen=True)
@@ -258,7 +258,7 @@ def deviations_of(settings):
     return lines
 
 
-def is_possible(name, value, model):
+def is_possible_setting(name, value, model):
     """Check that the command line can give a model of the papers this value of one of OPEN_SETTINGS."""
     part = Options.__dataclass_fields__[name]
     if model not in OPEN_SETTINGS[name] or type(value) is not part.type:

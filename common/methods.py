@@ -4,10 +4,20 @@
     methods.find("lld-svm")                 # a comparison method, comparisons/lld_svm.py
     methods.find("path/to/my_net.py")       # a file with build(classes, n_mels, frames) -> nn.Module
 
-A network's file may also hold FRONT_END ("tft", "atfnn" or a features.FrontEnd), SETTINGS (a dictionary of SETTINGS
-below), and PUBLISHED, EXTENT and NOTE: rows of benchmarks/published.csv that it stands for, how much of it is its
-paper's, and a line for the reader of a table. A method that is fitted at once, without epochs, has `fit` and `scores`
-on DESCRIPTORS instead of `build`; the files in comparisons/ are examples, and a user's file can be such a method too.
+A network's file may also hold
+
+    FRONT_END    "tft" (default), "atfnn" or a features.FrontEnd
+    SETTINGS     a dictionary {setting: value}; settings and defaults: NETWORK_DEFAULTS below
+    PUBLISHED    names of the rows of benchmarks/published.csv that it stands for
+    EXTENT       the share of it that is its paper's, a key of EXTENTS below
+    NOTE         a line for the reader of a table
+
+A method that is fitted at once, without epochs, has two functions on DESCRIPTORS instead of `build`, as the files in
+comparisons/ have; a user's file can be such a method too. x: utterance vectors (n, D), or a list of n arrays of frames
+(T_i, D), float32 and normalised; labels (n,) from 0:
+
+    fit(x, labels, classes, seed) -> model
+    scores(model, x) -> (n, classes), the largest is the predicted class
 
 A killed run resumes with the same bits where a network takes its random numbers from torch, whose seed is set in each
 epoch, and holds what it needs from step to step in its buffers.
@@ -41,18 +51,18 @@ class PaperSettings:
     pre_emphasis: str
 
 
-TFT = PaperSettings("tft", epochs=1000, batch_size=64, lr=1e-3, pre_emphasis="segment")  # TFT section 3.3
-ATFNN = PaperSettings("atfnn", epochs=100, batch_size=128, lr=5e-4, pre_emphasis="none")  # ATFNN III-C, epochs ours
+TFT_SETTINGS = PaperSettings("tft", epochs=1000, batch_size=64, lr=1e-3, pre_emphasis="segment")  # TFT section 3.3
+ATFNN_SETTINGS = PaperSettings("atfnn", epochs=100, batch_size=128, lr=5e-4, pre_emphasis="none")  # III-C, epochs ours
 PAPER_SETTINGS = {
-    **dict.fromkeys(("tft", "tft-t+f", "tft-t+tf", "tft-f+tf"), TFT),
-    **dict.fromkeys(("atfnn", "afnn", "atnn", "tfnn"), ATFNN),
+    **dict.fromkeys(("tft", "tft-t+f", "tft-t+tf", "tft-f+tf"), TFT_SETTINGS),
+    **dict.fromkeys(("atfnn", "afnn", "atnn", "tfnn"), ATFNN_SETTINGS),
 }
 CLASSICAL = ("lld-svm", "lld-gmm", "lda-centroid", "ga-bel", "lohu", "dnn-elm", "rgsr-lpda")
 COMPARISONS = CLASSICAL  # files of comparisons/, by name
 VECTOR_DESCRIPTORS = ("openear", "is09", "hu")  # of comparisons/descriptors.py: a vector of each utterance
 FRAME_DESCRIPTORS = ("mfcc39", "mfcc_pitch_hnr")  # of comparisons/descriptors.py: a row for each frame
 GROUPS = {"all": tuple(PAPER_SETTINGS), "classical": CLASSICAL, "comparisons": COMPARISONS}  # of --model
-SETTINGS = {  # of a network's file -> default
+NETWORK_DEFAULTS = {  # SETTINGS that a network's file may hold -> default
     "epochs": 100,
     "batch_size": 64,
     "lr": 1e-3,
@@ -195,7 +205,7 @@ def of_module(name, module, path="", source=b""):
     if not is_fitted and not callable(getattr(module, "build", None)):
         raise MethodError(f"{where}: has no function build; add build(classes, n_mels, frames)")
     check_constants(where, module)
-    defaults = dict(normalization=SETTINGS["normalization"]) if is_fitted else SETTINGS
+    defaults = dict(normalization=NETWORK_DEFAULTS["normalization"]) if is_fitted else NETWORK_DEFAULTS
     defaults = defaults | settings_in(where, module, defaults)
     if is_fitted:
         descriptors = getattr(module, "DESCRIPTORS", None)
@@ -206,7 +216,7 @@ def of_module(name, module, path="", source=b""):
     front_end = getattr(module, "FRONT_END", "tft")
     if isinstance(front_end, features.FrontEnd):
         front_end = with_floats(front_end)
-        if not is_possible(front_end):
+        if not is_possible_front_end(front_end):
             raise MethodError(f"{where}: FRONT_END has impossible values; see features.FrontEnd")
     elif not isinstance(front_end, str) or front_end not in features.FRONT_ENDS:
         names = ", ".join(features.FRONT_ENDS)
@@ -254,7 +264,7 @@ def with_floats(front_end):
     return replace(front_end, **{name: float(value) for name, value in values.items() if type(value) is int})
 
 
-def is_possible(front_end):
+def is_possible_front_end(front_end):
     """True if recordings can pass through a FrontEnd: its values are of their types and fit each other."""
     return (
         all(type(getattr(front_end, part.name)) is part.type for part in fields(front_end))

@@ -273,7 +273,7 @@ class RunConfig:
     earlier_machines: list = field(default_factory=list)  # that trained the first epochs
 
 
-SETTINGS = dict(  # that every run has
+REQUIRED_SETTINGS = dict(  # of every run -> type
     model=str, protocol=str, track=str, seed=int, fold=int, fold_name=str, utterances=str, recordings=str
 )  # fmt: skip
 
@@ -305,7 +305,7 @@ def from_json(kind, value, name="the file"):
 def check_config(content):
     """RunConfig of the content of a config.json; ValueError where something is missing or of another kind."""
     config = from_json(RunConfig, content)
-    for name, kind in SETTINGS.items():
+    for name, kind in REQUIRED_SETTINGS.items():
         if name not in config.settings:
             raise ValueError(f"settings lack {name}")
         from_json(kind, config.settings[name], name)

@@ -117,8 +117,8 @@ def synthesize(speaker, emotion, text, seconds, rate=RATE, seed=0, take=""):
 
 
 @dataclass(frozen=True)
-class Utterance:
-    """A planned recording."""
+class Recording:
+    """An utterance as it is planned."""
 
     path: str  # relative to the corpus, with forward slashes
     speaker: str
@@ -136,7 +136,7 @@ class Layout(NamedTuple):
     """A database as it is generated."""
 
     database: str  # in protocols.DATABASES
-    plan: Callable  # {(speaker, emotion): utterances} -> Utterance, ...
+    plan: Callable  # {(speaker, emotion): utterances} -> Recording, ...
     speakers: list  # in sorted order
     small: int  # utterances of a speaker in a class of size `small`
     seconds: tuple  # shortest and mean duration of size `full`
@@ -165,6 +165,7 @@ def proportional_table(rows, columns):
 
 
 def inverse(mapping):
+    """{value: key} of {key: value}."""
     return {value: key for key, value in mapping.items()}
 
 
@@ -186,14 +187,14 @@ def plan_iemocap(table):
             name = f"{scene}_{letter}{turns[scene, letter]:03d}"
             turns[scene, letter] += 1
             path, usable = f"Session{session}/sentences/wav/{scene}/{name}.wav", "impro" in scene and emotion in labels
-            yield Utterance(path, speaker, emotion, label, text, usable=usable)
+            yield Recording(path, speaker, emotion, label, text, usable=usable)
 
 
 def plan_casia(table):
     """wangzhe/angry/201.wav: all speak the same 50 sentences in all emotions."""
     for (speaker, emotion), count in table.items():
         for text in range(201, 201 + count):
-            yield Utterance(f"{speaker}/{emotion}/{text}.wav", speaker, emotion, emotion, text)
+            yield Recording(f"{speaker}/{emotion}/{text}.wav", speaker, emotion, emotion, text)
 
 
 def plan_abc(table):
@@ -211,7 +212,7 @@ def plan_emodb(table):
         for number in range(count):
             version, text = divmod(number, len(EMODB_TEXTS))
             path = f"wav/{speaker}{EMODB_TEXTS[text]}{letters[emotion]}{'abcdef'[version]}.wav"
-            yield Utterance(path, speaker, emotion, letters[emotion], text)
+            yield Recording(path, speaker, emotion, letters[emotion], text)
 
 
 def plan_ravdess(table):
@@ -224,7 +225,7 @@ def plan_ravdess(table):
             name = f"{codes[emotion]}-{intensity:02d}-{statement:02d}-{repetition:02d}-{actor:02d}"
             stereo, extra_chunks = actor == 5, actor == 11
             path, channels = f"{speaker}/03-01-{name}.wav", 2 if stereo else 1
-            spoken = Utterance(path, speaker, emotion, emotion, statement, True, 0.0, 3 * RATE, channels, extra_chunks)
+            spoken = Recording(path, speaker, emotion, emotion, statement, True, 0.0, 3 * RATE, channels, extra_chunks)
             yield spoken
             if emotion == "calm" and number == 0:
                 yield replace(spoken, path=f"{speaker}/03-02-{name}.wav", usable=False)
@@ -234,7 +235,7 @@ def plan_manifest(table):
     """wav/S1/angry_01.wav, listed in manifest.csv."""
     for (speaker, emotion), count in table.items():
         for number in range(count):
-            yield Utterance(f"wav/{speaker}/{emotion}_{number + 1:02d}.wav", speaker, emotion, emotion, number)
+            yield Recording(f"wav/{speaker}/{emotion}_{number + 1:02d}.wav", speaker, emotion, emotion, number)
 
 
 LAYOUTS = {
@@ -249,7 +250,7 @@ SMALL_SECONDS = (0.5, 1.1)  # shortest and mean duration of size `small`
 
 
 def plan_corpus(layout, size="small", seed=0, speakers=None):
-    """List the Utterance objects of a corpus without making a sound; arguments as of `write_corpus`.
+    """List the Recordings of a corpus without making a sound; arguments as of `write_corpus`.
 
     Of size `full`, classes and (where they are known) speakers have the published number of utterances.
     """

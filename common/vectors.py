@@ -24,15 +24,16 @@ REMEDY = "save it as common/vectors.py describes"
 def load(database, path):
     """Features of a database whose rows are the vectors of a file, in the database's order.
 
-    Raises DatabaseError where an utterance has no vector, or vectors differ in length or are not finite, and UsageError
-    or RunError for a file that cannot be read. Prints a line where vectors are left over.
+    Raises DatabaseError where an utterance has no vector, or vectors differ in length or are not finite, UsageError or
+    RunError for a file that cannot be read, and AudioError for a recording that is not there. Prints a line where
+    vectors are left over.
     """
     start = time.perf_counter()
     if path.suffix.lower() not in (".npz", ".csv"):
         raise protocols.UsageError(f"--features {path}: name a .npz or .csv file")
     with reading(path, REMEDY):
         table = read_npz(path) if path.suffix.lower() == ".npz" else read_csv(path)
-    index = names_of(database)
+    index = index_of_names(database)
     rows, left_over = [None] * len(database.ids), []
     for name, vector in table:
         i = index.get(os.path.normpath(name))
@@ -46,15 +47,15 @@ def load(database, path):
         raise protocols.DatabaseError(
             f"{path}: has no vector of {len(missing)} of {len(rows)} utterances, such as {missing[0]}; add them"
         )
-    rows = check(path, database.ids, rows)
+    vectors = as_array(path, database.ids, rows)
     if left_over:
         print(f"{path}: {len(left_over)} vectors of no utterance are not used, such as {left_over[0]}")
     digests, seconds = zip(*(file_facts(database.root / name) for name in database.paths))
     if database.starts is not None:
         seconds = np.minimum(database.ends, seconds) - database.starts
     return features.Features(
-        segments=rows,
-        counts=np.ones(len(rows), int),
+        segments=vectors,
+        counts=np.ones(len(vectors), int),
         seconds=np.array(seconds),
         file_digests=list(digests),
         digest=hashlib.sha256("".join(digests).encode()).hexdigest(),
@@ -63,7 +64,7 @@ def load(database, path):
     )
 
 
-def names_of(database):
+def index_of_names(database):
     """Names that an utterance may have in a file of vectors -> its number; None for a name that two may have."""
     whole, short, parts = {}, {}, set()
     if database.starts is not None:
@@ -120,7 +121,7 @@ def is_number(text):
     return True
 
 
-def check(path, ids, rows):
+def as_array(path, ids, rows):
     """Vectors as float32 (n, D); DatabaseError unless they are of one length and finite."""
     for name, row in zip(ids, rows):
         if row.ndim != 1 or row.dtype.kind not in "fiu" or not len(row):
@@ -137,7 +138,7 @@ def check(path, ids, rows):
 
 
 def file_facts(path):
-    """SHA-256 of a recording's file, and its length in seconds; DatabaseError where it is missing or unreadable."""
+    """SHA-256 of a recording's file, and its length in seconds; AudioError where it is missing or unreadable."""
     import soundfile
 
     try:

@@ -49,7 +49,7 @@ def solve_svm(gram, signs, box, rng):
 def fit_svm(x, labels, classes, C=SVM_C):
     """Linear SVM, one against one: weights (pairs, D + 1), the last of a constant input of 1, penalised like the rest.
 
-    An utterance of class k is weighted by n / (classes n_k), to balance the training set without a seed.
+    The upper bound of an utterance of class k is C n / (classes n_k), to balance the training set without a seed.
     """
     counts = np.bincount(labels, minlength=classes)
     x = np.column_stack([x, np.ones(len(x))]).astype(np.float64)
@@ -64,7 +64,7 @@ def fit_svm(x, labels, classes, C=SVM_C):
 
 
 def svm_scores(weights, x, classes):
-    """Votes of the pairs; tanh of the margins, a thousandth of a vote, breaks ties."""
+    """Scores (n, classes) of x (n, D): votes of the pairs; tanh of the margins, a thousandth of a vote, breaks ties."""
     margins = x @ weights[:, :-1].T + weights[:, -1]  # (n, pairs)
     votes = np.zeros((len(x), classes))
     for margin, (first, second) in zip(margins.T, combinations(range(classes), 2)):
@@ -188,6 +188,7 @@ def fit_ga_bel(s, labels, classes, seed):
 
 
 def bel_scores(weights, s):
+    """Softmax of the outputs of brain emotional learning: weights (d + 2, classes), stimuli (n, d)."""
     return softmax(bel_inputs(s) @ weights, axis=1)
 
 
@@ -261,6 +262,7 @@ class ExtremeLearningMachine(NamedTuple):
     output: np.ndarray  # (hidden, classes)
 
     def activations(self, x):
+        """Outputs of the hidden layer: (n, D) -> (n, hidden)."""
         return expit(x @ self.hidden + self.bias)
 
     def __call__(self, x):

@@ -20,7 +20,7 @@ NOTE = "our reading of an abstract; published on 4 training and 2 test speakers,
 
 ANCHORS = 300  # random training utterances
 NEIGHBOURS = 10  # nearest utterances of other classes
-PENALTY = 0.01  # of the mean variance of the mapped numbers
+RIDGE = 0.01  # of the mean variance of the mapped numbers
 
 
 def fit(x, labels, classes, seed):
@@ -31,7 +31,7 @@ def fit(x, labels, classes, seed):
     mean = mapped.mean(0)
     centred = mapped - mean
     square = centred.T @ centred / len(x)
-    square += PENALTY * square.trace() / len(square) * np.eye(len(square))
+    square += RIDGE * square.trace() / len(square) * np.eye(len(square))
     target = virtual_coordinates(x, labels, classes)[labels]  # (n, classes - 1)
     projection = classifiers.Projection(mean, np.linalg.solve(square, centred.T @ target / len(x)))
     return anchors, projection, classifiers.class_means(projection(mapped), labels, classes)
@@ -51,9 +51,10 @@ def kernel_map(x, anchors):
 def virtual_coordinates(x, labels, classes):
     """Coordinates of the classes (classes, classes - 1): generalised eigenvectors of their graph's Laplacian.
 
-    The penalty between two classes is the product of their shares of the utterances, plus the share of the second
-    among the nearest utterances of other classes of the first, averaged over both directions. A large penalty puts the
-    classes far from each other.
+    The weight between two classes is the product of their shares of the utterances, plus the share of the second
+    among the nearest utterances of other classes of the first, averaged over both directions. A large weight puts the
+    classes far from each other. With the Laplacian L of the weights and the shares S the coordinates C fulfil
+    C C' = S^-1 L S^-1.
     """
     target = classifiers.indicators(labels, classes)
     share = target.mean(0)  # (classes,)

@@ -82,7 +82,7 @@ class RecordedFold:
         self.step_index += 1
 
     def capture_step(self, size):
-        """CUDA graph of a step, on the fold's stream; all graphs of a fold share their memory, as one runs at a time."""
+        """CUDA graph of a step, on the fold's stream; a fold's graphs share their memory, as one runs at a time."""
         with state_restored_afterwards([self.trainer]), torch.cuda.stream(self.stream):
             for _ in range(WARM_UP):
                 self.cursor.zero_(), self.step_index.zero_()
@@ -128,7 +128,7 @@ class GraphRunner:
         self.compiled, self.folds = compiled, {}
 
     def run_epoch(self, trainers, report=None):
-        """Train each fold for an epoch; gives {trainer: losses of its steps}."""
+        """Train each fold for an epoch; gives {trainer: losses of its steps}; `report` is not called."""
         torch.cuda.synchronize()
         # a finished fold's memory is free before the next fold records
         self.folds = {trainer: fold for trainer, fold in self.folds.items() if trainer in trainers}

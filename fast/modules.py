@@ -171,6 +171,7 @@ class ScalarAttention(torch.autograd.Function):
 
     @staticmethod
     def blocks(x, size):
+        """Slices of `size` rows of x each."""
         return [slice(start, start + size) for start in range(0, len(x), size)]
 
     @staticmethod
@@ -233,6 +234,7 @@ class NarrowLayerNorm(torch.autograd.Function):
 
     @staticmethod
     def blocks(size, *tensors):
+        """Parts (size, c) of each tensor (..., c), in step."""
         rows = [tensor.flatten(0, -2) for tensor in tensors]  # (n, c) each
         return zip(*(tensor.split(size or len(tensor)) for tensor in rows))
 
@@ -305,6 +307,7 @@ class CudaTimeEncoder(models.TimeEncoder):
 
 @functools.cache
 def compiled(function):
+    """What torch.compile makes of a function, once for all calls."""
     return torch.compile(function, dynamic=False)
 
 
@@ -378,9 +381,10 @@ def at_step(step, *tensors):
 
 @torch.library.custom_op("ser::lstm", mutates_args=())
 def lstm(x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """n LSTMs of one layer and direction, from zeros: states h, gates i f g o, and cells and states c h.
+    """n LSTMs of one layer and direction, whose states are 0 before the first time step.
 
-    x (n, t, b, inputs), weight_ih (n, 4H, inputs), weight_hh (n, 4H, H), bias (n, 4H) -> (n, t, b, H or 4H or 2H).
+    x (n, t, b, inputs), weight_ih (n, 4H, inputs), weight_hh (n, 4H, H), bias (n, 4H)
+    -> states h (n, t, b, H); gates i, f, g, o (n, t, b, 4H); cells and states c, h (n, t, b, 2H).
     """
     (n, t, b, inputs), size = x.shape, weight_hh.shape[2]
     # c and h in rows of one tensor, as the gates are: torch.compile makes one kernel if all targets are alike
@@ -401,7 +405,7 @@ def lstm(x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor) -> tuple
 def lstm_backward(
     grad: Tensor, x: Tensor, weight_ih: Tensor, weight_hh: Tensor, h: Tensor, gates: Tensor, states: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gradients by x, weight_ih, weight_hh and bias, from that by h (n, t, b, H)."""
+    """The gradients by x, weight_ih, weight_hh and bias, in their shapes, from the gradient by h (n, t, b, H)."""
     (n, t, b, inputs), size = x.shape, weight_hh.shape[2]
     grad_gates, c = empty_by_time(x, n, t, b, 4 * size), states[..., :size]
     grad_h_next = x.new_zeros(n, b, size)
@@ -433,6 +437,7 @@ def _(grad, x, weight_ih, weight_hh, h, gates, states):
 
 
 def attention_means(x, slope, offset):
+    """The forward pass of ScalarAttention for n networks; shapes and results: scalar_attention."""
     s = slope[:, None, :, None] * x[:, :, None] + offset[:, None, :, None]  # (n, rows, heads, f)
     x_j, low, high = (part[:, :, None, None] for part in (x, x.amin(2), x.amax(2)))
     largest = torch.maximum(s * low, s * high)
@@ -443,13 +448,18 @@ def attention_means(x, slope, offset):
 
 
 def attention_gradients(grad, x, slope, s, mean, variance):
-    """The gradients by slope and offset, the part of that by x through s, and two factors for the rest of it."""
+    """First part of the backward pass of ScalarAttention for n networks; grad, s, mean, variance (n, rows, heads, f).
+
+    -> the part through s of the gradient by x (n, rows, f); the gradients by slope and offset (n, heads); for the rest
+    of the gradient by x the factors of p_ij and of x_j p_ij (n, rows, heads, f).
+    """
     grad_s, by_x = grad * variance, grad * s
     grads = (slope[:, None, :, None] * grad_s).sum(2), (grad_s * x[:, :, None]).sum((1, 3)), grad_s.sum((1, 3))
     return *grads, grad - by_x * mean, by_x
 
 
 def attention_gradient_by_tokens(grad_x, x, s, largest, constant, by_x):
+    """The gradient by x (n, rows, f): its part through s, `grad_x`, and for each token j a sum over the queries i."""
     x_j = x[:, :, None, None]
     weights = (s[..., None] * x_j - largest[..., None]).exp()
     return grad_x + (weights * (constant[..., None] + by_x[..., None] * x_j)).sum((2, 3))
@@ -489,7 +499,7 @@ register_gradient(lstm, lstm_backward, saved=3)
 register_gradient(scalar_attention, scalar_attention_backward, saved=2)
 
 
-# ---------------------------------------------------------------------------------- ATFNN, written out
+# ---------------------------------------------------------------------- ATFNN for n networks at once
 
 
 class StackedGroupAttention(models.GroupAttention):

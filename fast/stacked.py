@@ -157,7 +157,7 @@ class StackedRunner:
         self.transform, self.stack, self.recorded = transform, None, {}
 
     def run_epoch(self, trainers, report=None):
-        """Train each fold for an epoch; gives {trainer: losses of its steps}."""
+        """Train each fold for an epoch; gives {trainer: losses of its steps}; `report` is not called."""
         if self.stack is None or not set(trainers) <= set(self.stack.trainers):
             self.stack, self.recorded = None, {}  # their memory is free before the next stack is made
             self.stack = StackedTrainer(list(trainers), self.transform)

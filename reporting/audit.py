@@ -15,7 +15,7 @@ that the saved scores are those of the recordings; only repeating the training c
 
 Published results (reporting/published.py) hold classes instead of scores, and no weights: they are checked as far as
 that goes. The readers of saved files, the rule for the best epoch and the published counts of a corpus are shared with
-the evaluator; folds, held-out speakers and all figures are made again here, in plain Python.
+the evaluator; folds, held-out speakers and all rates are made again here, in plain Python.
 """
 
 from collections import Counter
@@ -40,10 +40,10 @@ SPEAKERS_PER_HELD_OUT = 5  # a fifth of the training speakers is held out, at le
 FILES_OF_TRAINING = {"log.csv", "epochs.npz", "checkpoint.pt"}
 
 
-def check_runs(folder, figures, db=None, protocol=None):
+def check_runs(folder, summary_of, db=None, protocol=None):
     """Yield (line, is_fault) for each seed and each row below a folder; of one database or protocol if given.
 
-    `figures(database, model, protocol, track, seeds)` gives the Summary that a table shows, for None of all seeds.
+    `summary_of(database, model, protocol, track, seeds)` gives the Summary that a table shows, for None of all seeds.
     """
     rows, faults = find_rows(folder, db, protocol)
     if not rows and not faults:
@@ -55,12 +55,12 @@ def check_runs(folder, figures, db=None, protocol=None):
             folds, faults = check_seed(key, seed, sources)
             if not faults:
                 row[seed] = folds
-                faults = list(check_figures(figures, key, [seed], row))
+                faults = list(check_results(summary_of, key, [seed], row))
             name = f"{' '.join(key)} seed {seed}"
             yield from ((f"FAULT {name}: {fault}", True) for fault in faults)
             if not faults:
                 yield f"ok    {name}: {len(folds)} folds{', published' if folds[0].is_published else ''}", False
-        for fault in (*find_copies(row), *check_figures(figures, key, None, row)):
+        for fault in (*find_copies(row), *check_results(summary_of, key, None, row)):
             yield f"FAULT {' '.join(key)}: {fault}", True
     if any(
         isinstance(fold, FoldResult) for seeds in rows.values() for folds in seeds.values() for fold in folds.values()
@@ -128,10 +128,10 @@ def find_copies(row):
             yield f"{scored[0].source.parent}: has the very scores of seed {seed_of[content]}"
 
 
-def check_figures(figures, key, seeds, row):
-    """Yield a fault where a table shows other figures than are counted here, or refuses them."""
+def check_results(summary_of, key, seeds, row):
+    """Yield a fault where a table shows other rates than are counted here, or refuses them."""
     try:
-        shown = figures(*key, seeds)
+        shown = summary_of(*key, seeds)
     except RunError as error:
         yield f"the tables refuse it: {error}"
         return
@@ -283,7 +283,7 @@ def check_training(fold, index, done):
         yield f"{folder / 'checkpoint.pt'}: is of another epoch or other settings than its fold"
 
 
-# ------------------------------------------------------------------------------------- published figures
+# ------------------------------------------------------------------------------------- published results
 
 
 def fractions(rows, databases):

@@ -42,7 +42,9 @@ CURVE_COLUMNS = ("model", "protocol", "seed", "track", "fold", "epoch", "loss") 
 REMEDY = "restore it, or remove its folder and export again"
 FORMAT = 2  # of runs.json
 RUN_IGNORES = (*FOLD_SETTINGS, "track")  # settings in which the folds of a run differ
-OTHER_PARTS = ("deviations", "folds_total", "database", "code", "machine", "method", "earlier_machines")  # of config.json
+OTHER_PARTS = (  # of config.json
+    "deviations", "folds_total", "database", "code", "machine", "method", "earlier_machines",
+)  # fmt: skip
 
 # ----------------------------------------------------------------------------- the papers' own figures
 
@@ -117,6 +119,7 @@ def read(path):
 
 @lru_cache(maxsize=16)
 def _read(path, *stamps):
+    """Content of published results; the stamps of its files only tell the cache of a change."""
     predictions = path.with_name(PREDICTIONS_FILE)
     with reading(path, REMEDY):
         found = _parse_runs(runs.read_json(path))
@@ -263,7 +266,7 @@ def fold_curve(fold):
 
 @lru_cache(maxsize=2)
 def _read_curves(path, stamp):
-    """{(model, protocol, seed, track, fold): rows of curves.csv}, all of them text."""
+    """{(model, protocol, seed, track, fold): rows of curves.csv}, all of them text; `stamp` as in `_read`."""
     curves = {}
     for row in _read_csv(path):
         curves.setdefault(tuple(row[name] for name in CURVE_COLUMNS[:5]), []).append(row)
@@ -373,7 +376,8 @@ def _add_run(by_track, first, index, columns, curves):
                 raise RunError(f"{fold.name()}: predicts otherwise than at epoch {epoch} in epochs.npz; {runs.REMEDY}")
             training = tuple(str(settings[name]) for name in CURVE_COLUMNS[:5])
             curves[training] = _curve_rows(training, curve, classes)
-        differs = {name: value for name, value in _other_parts(fold).items() if value != config.get(name, type(value)())}
+        parts = _other_parts(fold)
+        differs = {name: value for name, value in parts.items() if value != config.get(name, type(value)())}
         lines.append(PublishedFold(
             settings["seed"], track, settings["fold"], settings["fold_name"], epoch, correct,
             settings.get("held_out", []), differs,

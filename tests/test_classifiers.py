@@ -156,6 +156,35 @@ def test_a_method_learns_repeats_and_gives_distributions(name):
     assert method.SETTINGS["normalization"] in normalize.NORMALIZATIONS
 
 
+def test_a_class_of_the_mixtures_counts_by_its_share():
+    rng, method = np.random.default_rng(0), importlib.import_module("comparisons.lld_gmm")
+    x = [rng.normal(0, 1, (50, 2)).astype(np.float32) for _ in range(5)]
+    mixtures, log_priors = model = method.fit(x, np.array([0, 0, 0, 0, 1]), 2, seed=0)
+    assert np.exp(log_priors) == pytest.approx([0.8, 0.2])
+    joint = [mixture.log_likelihood(x[0][:3]).sum() + prior for mixture, prior in zip(mixtures, log_priors)]
+    scores = np.exp(np.array(joint) / 3)
+    assert method.scores(model, [x[0][:3]])[0] == pytest.approx(scores / scores.sum(), rel=1e-4)
+
+
+def test_the_loudest_tenth_of_the_segments_is_used():
+    method = importlib.import_module("comparisons.dnn_elm")
+    rising = np.random.default_rng(0).normal(0, 1, (104, 30)).astype(np.float32)
+    rising[:, method.LOG_ENERGY] = np.arange(104)
+    segments, counts = method.loudest_segments([rising, rising[:10]])
+    assert counts.tolist() == [8, 1]
+    for number, segment in enumerate(segments[:8]):  # the last 8 of 80
+        assert np.array_equal(segment.reshape(30, 25).T, rising[72 + number : 97 + number])
+
+
+def test_virtual_coordinates_of_two_classes():
+    method = importlib.import_module("comparisons.rgsr_lpda")
+    x, labels = np.random.default_rng(0).normal(0, 1, (40, 3)), np.arange(40) // 30  # shares of 3/4 and 1/4
+    first, second = method.virtual_coordinates(x, labels, 2)[:, 0]
+    weight = 3 / 16 + 1  # the nearest of another class are all of the other
+    # C C' = S^-1 L S^-1
+    assert (first**2, second**2, first * second) == pytest.approx((weight * 16 / 9, weight * 16, -weight * 16 / 3))
+
+
 @pytest.mark.parametrize("name", [name for name in METHODS if name not in ("dnn_elm", "lld_gmm")])
 def test_labels_without_relation_to_the_vectors_give_chance(name):
     method, rng = importlib.import_module(f"comparisons.{name}"), np.random.default_rng(0)

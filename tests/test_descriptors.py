@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.fft import dct
 from scipy.signal import argrelmax
 
 from comparisons import descriptors
@@ -102,6 +103,18 @@ def test_the_spectrum_of_a_sine_lies_at_its_frequency(hz):
     edges = np.linspace(0, 2595 * np.log10(1 + 8000 / 700), 28)
     band = descriptors.mel_bands(spectra.magnitude)[5].argmax()
     assert edges[band] < 2595 * np.log10(1 + hz / 700) < edges[band + 2]
+
+
+def test_the_cepstrum_is_a_liftered_cosine_transform():
+    log_bands = RNG.normal(0, 1, (5, 26))
+    lifter = 1 + 11 * np.sin(np.pi * np.arange(13) / 22)  # HTK's, L = 22
+    expected = dct(log_bands, axis=1)[:, :13] / np.sqrt(2 * 26) * lifter  # scipy's sum has a factor of 2
+    assert descriptors.cepstrum(log_bands) == pytest.approx(expected)
+
+
+def test_pre_emphasis_makes_no_step_at_the_start_of_a_frame():
+    windowed = descriptors.analyse(np.ones(800, np.float32)).windowed
+    assert windowed == pytest.approx(np.tile(0.03 * np.hamming(400), (3, 1)), abs=1e-6)
 
 
 def test_loudness_moves_only_energy():

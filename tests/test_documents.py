@@ -135,6 +135,9 @@ def test_a_picture_is_small_and_its_command_stands_next_to_it():
     for path in DOCUMENTS:
         shown = {f"docs/{link.split('/')[-1]}" for link in re.findall(r"!\[[^]]*\]\(([^)]+)\)", path.read_text())}
         drawn = {words[words.index("--out") + 1] for words in commands(path) if "--out" in words}
+        evaluated = [words for words in commands(path) if {"evaluate.py", "--report"} <= set(words)]
+        pages = [words[words.index("--report") + 1] for words in evaluated]
+        drawn |= {page.replace(".html", "-page.png") for page in pages}  # a picture of the page
         assert shown <= drawn
 
 

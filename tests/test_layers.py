@@ -16,8 +16,8 @@ INDEPENDENT = "models common.manifests common.duplicates common.containers commo
 # From top to bottom: a file imports only files further down; a folder stands for its files
 ORDER = f"""
     {COMMANDS}
-    training.fitted training.scheduler reporting.audit reporting.figures
-    reporting.summary fast.stacked fast.graphs
+    training.fitted training.scheduler reporting.audit reporting.page reporting.learning reporting.figures
+    reporting.summary reporting.drawings fast.stacked fast.graphs
     training.checkpoints training.trainer reporting.published reporting.tables common.check
     training.data fast.modules fast.memory common.vectors common.config common.methods common.runs common.synthetic reporting.significance
     comparisons

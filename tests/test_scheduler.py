@@ -154,7 +154,7 @@ class Fold:
         """FoldRun from whatever is in the fold's folder, and the lines that it printed."""
         fold_trainer = trainer.FoldTrainer(self.data, self.job.settings, self.job.train_utterances, "cpu")
         out = io.StringIO()
-        run_config = scheduler.describe(self.job, self.data.database, self.data.features, 4, **self.machine)
+        run_config = scheduler.make_run_config(self.job, self.data.database, self.data.features, 4, **self.machine)
         run = checkpoints.FoldRun(self.job, fold_trainer, run_config, 0, cli.Progress("fold 2", out))
         return run, out.getvalue()
 

@@ -77,7 +77,7 @@ def test_a_name_of_two_utterances_is_of_neither(database):
     names = ["x.wav", "x.flac", "y.v1.wav"]
     nobody = np.array(["", "", ""])
     pair = protocols.Database("pair", database.root, "", ("a",), names, names, np.zeros(3, int), nobody, nobody, False)
-    found = vectors.names_of(pair)
+    found = vectors.index_of_names(pair)
     assert found["x"] is None and (found["x.wav"], found["x.flac"], found["y.v1"]) == (0, 1, 2) and "y" not in found
 
 

@@ -1,9 +1,9 @@
 """A fold's files: its state while it is in training, its results at the end, and its model for later use.
 
-    run = FoldRun(job, data, config, trainer, save_every=60, progress)    # resumes where there is a saved state
-    run.end_epoch(losses)                                                 # once an epoch
+    run = FoldRun(job, trainer, run_config, 60, progress)    # resumes where there is a saved state
+    run.end_epoch(losses)                                    # once an epoch
     run.finish()
-    model = load_model(folder, "cpu")                                     # for predict.py
+    model = load_model(folder, "cpu")                        # for predict.py
 
 The caller holds the fold's lock (common/runs.py).
 """
@@ -60,7 +60,11 @@ def read_checkpoint(path):
 
 
 class FoldRun:
-    """Log, scores and files of one fold, from its first epoch or its saved state to its results."""
+    """Log, scores and files of one fold, from its first epoch or its saved state to its results.
+
+    `save_every`: seconds between saved states; `progress`: a cli.Progress. The held-out utterances of the validation
+    track are `job.val_utterances`.
+    """
 
     def __init__(self, job, trainer, run_config, save_every, progress):
         self.job, self.trainer, self.config = job, trainer, run_config
@@ -264,9 +268,9 @@ def read_build(folder, settings):
     return methods.load_file(path).build
 
 
-def model_of(state, device, build=None):
+def model_of(checkpoint, device, build=None):
     """Model of a checkpoint's content; KeyError, ValueError and others where the content is odd."""
-    settings, classes, normalization = state["settings"], state["classes"], state["normalization"]
+    settings, classes, normalization = checkpoint["settings"], checkpoint["classes"], checkpoint["normalization"]
     front_end = check_front_end(settings["front_end"])
     if len(set(classes)) < max(2, len(classes)) or not all(isinstance(name, str) and name for name in classes):
         raise ValueError("its classes are not two names or more")
@@ -274,7 +278,7 @@ def model_of(state, device, build=None):
     if not is_known or settings["normalization"] not in config.NORMALIZATIONS:
         raise ValueError("its model or normalisation is unknown")
     for name in set(config.OPEN_SETTINGS) & set(settings):
-        if not build and not config.is_possible(name, settings[name], settings["model"]):
+        if not build and not config.is_possible_setting(name, settings[name], settings["model"]):
             raise ValueError(f"its {name} is impossible")
     if (normalization is None) == (settings["normalization"] == "fold"):
         raise ValueError("its normalisation does not match its settings")
@@ -284,7 +288,7 @@ def model_of(state, device, build=None):
             raise ValueError("its normalisation does not fit the front end")
         normalization = (offset.float().to(device), scale.float().to(device))
     network = make_model(settings, len(classes), device, default_form(device), seed=0, build=build)
-    network.load_state_dict(state["model"])
+    network.load_state_dict(checkpoint["model"])
     numbers = [*network.state_dict().values(), *(normalization or ())]
     if not all(bool(torch.isfinite(value).all()) for value in numbers):
         raise ValueError("some of its numbers are not finite")
@@ -292,12 +296,12 @@ def model_of(state, device, build=None):
     if front_end not in features.FRONT_ENDS.values():  # a trial shows if it fits the network
         with torch.inference_mode():
             network(torch.zeros(1, 1, *front_end.row_shape, device=device))
-    return Model(network, front_end, list(classes), settings, normalization, dict(state.get("code") or {}))
+    return Model(network, front_end, list(classes), settings, normalization, dict(checkpoint.get("code") or {}))
 
 
 def check_front_end(settings):
     """FrontEnd of a checkpoint's settings; ValueError where its values are no front end's."""
     front_end = features.FrontEnd(**settings)
-    if not methods.is_possible(front_end):
+    if not methods.is_possible_front_end(front_end):
         raise ValueError("its front end has impossible values")
     return front_end

@@ -35,7 +35,9 @@ def fit_fold(job, database, loaded, folds_total, progress):
     """Fit a fold, then write its files."""
     start, test, folder = time.perf_counter(), job.fold.test, job.folder
     code = runs.code_versions([*CODE_FILES, f"comparisons/{job.method.name.replace('-', '_')}.py"])
-    run_config = scheduler.describe(job, database, loaded, folds_total, code=code, engine="numpy", deterministic=True)
+    run_config = scheduler.make_run_config(
+        job, database, loaded, folds_total, code=code, engine="numpy", deterministic=True
+    )
     x = normalize(inputs_of(job.method, loaded), job.settings["normalization"], job.train_utterances, database.speakers)
     scores = scores_of(job, x, database)
     (folder / runs.DONE_FILE).unlink(missing_ok=True)

@@ -192,7 +192,7 @@ def refuse_mixed_rows(jobs, database=None):
                 )
 
 
-def remove_leftovers(job, database=None):
+def clean_up_after_kill(job, database=None):
     """Remove what a process that was killed after it had finished the fold has left."""
     if runs.lock_path(job.folder).exists() or (runs.leftovers(job.folder) and is_finished(job, database)):
         with runs.try_lock_fold(job.folder) as locked:
@@ -200,7 +200,7 @@ def remove_leftovers(job, database=None):
                 runs.remove_leftovers(job.folder)
 
 
-def describe(job, database, loaded, folds_total, device="cpu", code=runs.CODE_VERSIONS, **machine):
+def make_run_config(job, database, loaded, folds_total, device="cpu", code=runs.CODE_VERSIONS, **machine):
     """RunConfig of a job on a device; `code`: versions of its files, `machine`: engine, folds at once and so on."""
     facts = runs.DatabaseFacts(
         name=database.name,
@@ -278,10 +278,10 @@ def own_share_first(jobs, rank, count):
 
 
 def min_steps_to_compile(model, precision, folds):
-    """Steps of a network's folds, so many at once, from which on compiling for half a minute pays.
+    """Number of training steps from which half a minute of compiling pays, with `folds` folds at once.
 
-    On an H200 (docs/performance.md) it makes a step of TFT 1 ms shorter and a step of ATFNN 3 to 8 ms; with few folds
-    at once ATFNN's one network gains little or nothing, hence infinity.
+    On an H200 (docs/performance.md) compiling makes a step of TFT 1 ms shorter, and a step of ATFNN 3 to 8 ms. With few
+    folds at once ATFNN gains little or nothing: infinity.
     """
     if not is_stacked(model, "compiled"):
         return 30_000
@@ -428,7 +428,9 @@ class FoldScheduler:
                 engine=engine, folds_at_once=self.folds_at_once,
                 deterministic=self.device == "cpu" or self.options.deterministic,
             )  # fmt: skip
-            run_config = describe(job, self.database, data_of_job.features, self.folds_total, self.device, **machine)
+            run_config = make_run_config(
+                job, self.database, data_of_job.features, self.folds_total, self.device, **machine
+            )
             fold_trainer = trainer.FoldTrainer(
                 data_of_job, job.settings, job.train_utterances, self.form, job.method.build
             )

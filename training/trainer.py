@@ -239,7 +239,10 @@ class EagerRunner:
     """Runs each step operation by operation: the reference, on any device."""
 
     def run_epoch(self, trainers, report=lambda trainer, step: None):
-        """Train each fold for an epoch; gives {trainer: losses of its steps}."""
+        """Train each fold for an epoch; gives {trainer: losses of its steps}.
+
+        `report(trainer, step)` is called after each step, from 1. Runners whose steps are queued do not call it.
+        """
         losses = {}
         for trainer in trainers:
             losses[trainer] = []
