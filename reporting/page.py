@@ -42,7 +42,7 @@ class Results:
         self.found, self.summaries, self.rows, damaged = {}, {}, {}, []  # by track: as in summary.py, but by model
         for track in runs.TRACKS:
             found, notes = summary.collect(folder, protocol, seeds, track, database)
-            summaries, damaged = summary.summarize_all(found), damaged + notes
+            summaries, damaged = summary.summarize_all(found, notes), damaged + notes
             self.found[track], self.summaries[track] = (
                 {model: its for (_, model), its in values.items()} for values in (found, summaries)
             )

@@ -174,17 +174,19 @@ def summarize(by_seed):
     )
 
 
-def summarize_all(found, problems):
+def summarize_all(found, problems=None):
     """(database, model) -> Summary, of the folds that `collect` found.
 
-    `problems` gets a line for each model that is left out, because its folds do not fit together. RunError where none
-    is left.
+    The list `problems` gets a line for each model that is left out, because its folds do not fit together; without
+    the list, and where no model is left, that is a RunError.
     """
     summaries = {}
     for key, by_seed in found.items():
         try:
             summaries[key] = summarize(by_seed)
         except RunError as error:
+            if problems is None:
+                raise
             problems.append(f"{' '.join(key)} left out: {error}")
     if found and not summaries:
         raise RunError("; ".join(problems))
