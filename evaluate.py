@@ -201,13 +201,13 @@ def run_audit(options, note):
         return summary.summarize(found.get((database, model), {}))
 
     database = choose_databases(options)[0] if options.db else None
+    print(*audit.fractions(published.read_published(), protocols.DATABASES), sep="\n")
     if note:
         print(note)
     faults = 0
     for line, is_fault in audit.check_runs(options.runs, results, database, options.protocol):
         print(line)
         faults += is_fault
-    print(*audit.fractions(published.read_published(), protocols.DATABASES), sep="\n")
     print(f"{faults or 'no'} fault{'s' * (faults != 1)} in {options.runs}")
     if faults:
         sys.exit(1)

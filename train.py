@@ -79,7 +79,7 @@ def train(options):
     missing = 0
     if pending:
         share = f", share {rank + 1} of {count} first" if count > 1 else ""
-        print(f"{database.name}: {len(pending)} folds to train{share}", flush=True)
+        print(f"{database.name}: {len(pending)} {'fold' if len(pending) == 1 else 'folds'} to train{share}", flush=True)
         fitted.train_fitted([job for job in pending if job.method.is_fitted], database, features_of, len(folds))
         if networks := [job for job in pending if not job.method.is_fitted]:
             of_networks = [job for job in jobs if not job.method.is_fitted]
@@ -97,7 +97,7 @@ def train(options):
 
 def print_summary(options, chosen, database):
     """Print a table of what the command was to train, as far as it is there."""
-    cells, notes, seeds = [], [], config.parse_seeds(options.seed)
+    cells, rows, notes, seeds = [], [], [], config.parse_seeds(options.seed)
     for method, track in product(chosen, config.tracks_of(options)):
         try:
             found, _ = summary.collect(options.runs, options.protocol, seeds, track, database.name, method.name)
@@ -111,9 +111,9 @@ def print_summary(options, chosen, database):
                 f"{row.folds_done}/{row.folds_total}",
                 tables.percent(row.war, row.war_std), tables.percent(row.uar, row.uar_std),
             ])  # fmt: skip
-            its_notes = [*([tables.TRANSDUCTIVE_NOTE] if row.transductive else []), *row.notes]
-            notes += [note for note in its_notes if note not in notes]
+            rows.append(dict(vars(row), method=method.name, published_protocol=None))
     header = ["model", "track", "seeds", "folds", "WAR", "UAR"]
+    notes = [*dict.fromkeys(tables.result_notes(rows)), *notes]
     print("\n" + tables.as_text(f"{database.name}, leave one {options.protocol} out", header, cells, notes))
     print(f"tables: {tables_command(options, database)}")
 

@@ -10,12 +10,15 @@ import argparse
 import io
 import os
 import shutil
+import signal
 import sys
+import threading
 import time
 import unicodedata
 from contextlib import contextmanager, suppress
 
-EXIT_USAGE, EXIT_DATA, EXIT_INTERRUPTED = 2, 3, 130  # change the command; change the recordings; Ctrl-C
+EXIT_USAGE, EXIT_DATA = 2, 3  # change the command; change the recordings
+EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143  # Ctrl-C; SIGTERM
 
 # -------------------------------------------------------------------------------------------- errors
 
@@ -24,8 +27,17 @@ EXIT_USAGE, EXIT_DATA, EXIT_INTERRUPTED = 2, 3, 130  # change the command; chang
 def exit_on_error(program, interrupted="finished folds are saved, repeat the command to go on"):
     """Turn each foreseeable error into one line on standard error and an exit code.
 
-    Foreseeable are exceptions with an `exit_code`, OSError, and Ctrl-C; `interrupted` describes what Ctrl-C keeps.
+    Foreseeable are exceptions with an `exit_code`, OSError, Ctrl-C and SIGTERM, which SLURM sends; `interrupted`
+    describes what the latter two keep.
     """
+    terminated = []
+
+    def terminate(number, frame):
+        terminated.append(number)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, terminate)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of files, speakers and classes may hold anything
             stream.reconfigure(errors="backslashreplace")
@@ -36,7 +48,7 @@ def exit_on_error(program, interrupted="finished folds are saved, repeat the com
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_USAGE)
     except KeyboardInterrupt:
-        _fail(program, f"interrupted; {interrupted}", EXIT_INTERRUPTED)
+        _fail(program, f"interrupted; {interrupted}", EXIT_TERMINATED if terminated else EXIT_INTERRUPTED)
     except OSError as error:
         path = error.filename or "the output, or a folder that is written"
         _fail(program, f"{path}: {error.strerror or error}; check that it can be written and has room", EXIT_USAGE)

@@ -334,6 +334,10 @@ def check_networks(options, chosen):
     fitted = [method.name for method in chosen if method.is_fitted]
     if fitted and options.fold == protocols.NO_FOLD:
         raise protocols.UsageError(f"--fold none: is for networks, {fitted[0]} has no model for predict.py; drop it")
+    if options.features and not options.features.lower().endswith((".npz", ".csv")):
+        raise protocols.UsageError(f"--features {options.features}: name a .npz or .csv file")
+    if options.features and not os.path.isfile(options.features):
+        raise protocols.UsageError(f"--features {options.features}: no such file; name one that is there")
     if options.features and not any(method.uses_vectors for method in chosen):
         raise protocols.UsageError(f"--features: {options.model} uses no utterance vectors; use such as lld-svm")
     if len(fitted) < len(chosen):

@@ -100,6 +100,9 @@ def atomic_write(path):
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk is reported without it
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

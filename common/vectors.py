@@ -16,7 +16,7 @@ import numpy as np
 
 import features
 import protocols
-from common.runs import reading, sha256_of
+from common.runs import sha256_of
 
 REMEDY = "save it as common/vectors.py describes"
 
@@ -29,10 +29,11 @@ def load(database, path):
     vectors are left over.
     """
     start = time.perf_counter()
-    if path.suffix.lower() not in (".npz", ".csv"):
-        raise protocols.UsageError(f"--features {path}: name a .npz or .csv file")
-    with reading(path, REMEDY):
+    try:
         table = read_npz(path) if path.suffix.lower() == ".npz" else read_csv(path)
+    except Exception as error:  # damaged files end in errors of many kinds
+        reason = " ".join(str(error).split())[:100] or type(error).__name__
+        raise protocols.UsageError(f"--features {path}: cannot be used ({reason}); {REMEDY}") from None
     index = index_of_names(database)
     rows, left_over = [None] * len(database.ids), []
     for name, vector in table:
@@ -89,6 +90,8 @@ def read_npz(path):
         arrays = dict(file)
     names = [array.astype(str) for array in arrays.values() if array.ndim == 1 and array.dtype.kind in "US"]
     numbers = [array for array in arrays.values() if array.ndim == 2 and array.dtype.kind in "fiu"]
+    if names and len(names) + len(numbers) > 2:
+        raise ValueError(f"{len(names)} arrays of names and {len(numbers)} of numbers, not one of each")
     if len(names) == len(numbers) == 1:
         if len(names[0]) != len(numbers[0]):
             raise ValueError(f"{len(names[0])} names for {len(numbers[0])} vectors")
@@ -104,6 +107,10 @@ def read_csv(path):
         file.seek(0)
         lines = csv.reader(file, delimiter=delimiter, strict=True)
         header, table = next(lines, []), []
+        if len(header) < 2:
+            raise ValueError("no line with the names of its columns")
+        if all(map(is_number, header[1:])):
+            raise ValueError("line 1 holds numbers, not the names of its columns")
         for line in filter(None, lines):
             if text := [cell for cell in line[1:] if not is_number(cell)]:
                 column = dict(enumerate(header)).get(line.index(text[0], 1), "")

@@ -10,10 +10,8 @@ tested one too.
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy.special import softmax
-from torch import nn
 
 from comparisons import classifiers
 
@@ -35,7 +33,7 @@ POSTERIOR_THRESHOLD = 0.2
 class DnnElm(NamedTuple):
     """A trained method."""
 
-    network: nn.Module  # (s, 750) -> (s, classes) logits
+    network: object  # an nn.Module: (s, 750) -> (s, classes) logits
     mean: np.ndarray  # (4 classes,) of the training utterances' statistics
     deviation: np.ndarray
     elm: classifiers.ExtremeLearningMachine
@@ -70,6 +68,9 @@ def loudest_segments(x):
 
 def train_network(segments, labels, classes, seed):
     """Network of three hidden layers, trained with Adam and cross-entropy on segments (s, 750) and labels (s,)."""
+    import torch  # takes a second, which tables and the audit do without
+    from torch import nn
+
     sizes = [segments.shape[1], HIDDEN, HIDDEN, HIDDEN]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -88,6 +89,8 @@ def train_network(segments, labels, classes, seed):
 
 def posterior_statistics(network, segments, counts):
     """Maximum, minimum, mean and share above 0.2 of the posteriors of each utterance: (n, 4 classes)."""
+    import torch
+
     with torch.no_grad():
         posteriors = network(torch.from_numpy(segments)).softmax(1).double().numpy()  # (s, classes)
     starts = np.cumsum(counts) - counts

@@ -166,6 +166,8 @@ def recount(folds):
 
 def open_fold(folder):
     """FoldResult of a folder and the content of its done.json; RunError where a file is not the one that was sealed."""
+    if not (folder / DONE_FILE).exists():
+        raise RunError(f"{folder}: is not finished; repeat the training command, it resumes")
     with reading(folder / DONE_FILE):
         done = read_json(folder / DONE_FILE)
         for name, digest in done["files"].items():

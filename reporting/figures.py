@@ -609,7 +609,9 @@ def make_attention(options, database, models):
             f"{fold.name()}: --normalization speaker {config.SPEAKER_STATISTICS_NEED}; choose another run"
         )
     if database not in protocols.DATABASES and options.db in (None, database):
-        raise protocols.UsageError(f"--db {options.db or database}: give the path of its manifest .csv for this figure")
+        raise protocols.UsageError(
+            f"--figure attention: reads the recording; add --db with the path of the manifest, such as {database}.csv"
+        )
     opened = protocols.open_database(options.db or database, options.root, partial=True)  # others may be missing
     if name not in opened.ids:
         raise protocols.UsageError(f"{opened.root}: does not hold {name}; set --root to the recordings of the run")

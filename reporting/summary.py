@@ -311,7 +311,7 @@ def models_for(row, summaries):
 def own_models(database, shown, chosen, summaries):
     """Rows, as in published.csv, of the models that were run on a database and that none of its rows shows."""
     of_papers = {row["model"] for row in published.read_published() if row["model"]}
-    sources = list(dict.fromkeys(row["source"] for row in chosen)) or [None]
+    sources = list(dict.fromkeys(row["source"] for row in chosen))[:1] or [None]  # in the first of its tables
     return [
         dict(kind="comparison", source=source, database=database, protocol="", method=model, model=model,
              war=None, uar=None, note="")

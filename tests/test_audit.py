@@ -156,7 +156,7 @@ LAST = {  # in fold 2 of seed 0: (what is planted, what the report names)
     "index gone": (lambda fold: next(fold.parents[3].glob("utterances-*.csv")).unlink(), "utterances-"),
     "fold gone": (shutil.rmtree, "2/3 folds, fold 2 is missing"),
     "last fold gone": (lambda fold: shutil.rmtree(fold.with_name("fold3")), "2/3 folds, fold 3 is missing"),
-    "fold not finished": (lambda fold: (fold / "done.json").unlink(), "done.json: is missing"),
+    "fold not finished": (lambda fold: (fold / "done.json").unlink(), "is not finished; repeat the training command"),
     "done.json cut short": (lambda fold: (fold / "done.json").write_text("{"), "done.json: is missing or damaged"),
     "file not sealed": (forget_file, "does not seal log.csv"),
     "fold of another seed": (partial(replace_by, "seed1/fold2"), "holds casia tft speaker 1 2"),

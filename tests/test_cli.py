@@ -144,3 +144,16 @@ def test_any_name_can_be_printed():
     assert (
         process.returncode == 2 and process.stdout == b"\\udc80 \\xfc\n" and process.stderr.startswith(b"x: \\xe4: no")
     )
+
+
+def test_sigterm_ends_in_the_line_of_ctrl_c(tmp_path):
+    """SLURM and timeout send it; the process says what is saved and ends with 143."""
+    code = "import time\nfrom common import cli\nwith cli.exit_on_error('x.py'):\n    print('go', flush=True)\n    time.sleep(60)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "go\n"
+    process.terminate()
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == cli.EXIT_TERMINATED
+    assert error == "x.py: interrupted; finished folds are saved, repeat the command to go on\n"

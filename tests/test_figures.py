@@ -420,7 +420,7 @@ def test_mistakes_in_the_recording_are_reported(trained, corpus, complains, tmp_
     known = [*attention, "tft", "--db", corpus / "small.csv"]
     unknown = complains(*known, "--utterance", "nobody/1")
     assert "--utterance nobody/1" in unknown and f"such as {fold.ids[0]}" in unknown
-    assert "path of its manifest" in complains(*attention, "tft")  # where are its recordings?
+    assert "path of the manifest" in complains(*attention, "tft")  # where are its recordings?
     assert "no attention" in complains(*attention, "tfnn", "--db", corpus / "small.csv")
     copy = shutil.copytree(corpus, tmp_path / "copy")
     soundfile.write(copy / fold.ids[0], np.random.default_rng(0).normal(0, 0.1, 20000), 16000)

@@ -177,6 +177,7 @@ class FoldRun:
             return
         self.log, self.scores, self.chosen, self.saved_epoch = log, scores, chosen, epoch
         self.config.earlier_machines = earlier_machines
+        self.progress.line(f"resumes after epoch {epoch}")
         if made_by["machine"] != self.config.machine:  # record it: the bits are those of neither machine alone
             self.config.earlier_machines.append(made_by["machine"])
 
