@@ -188,19 +188,3 @@ def test_train_py_checks(own):
     for db, code in ((own, FAULT), ("nowhere", protocols.UsageError.exit_code)):
         done = train("--db", str(db))
         assert done.returncode == code and not done.stdout and len(done.stderr.splitlines()) == 1
-
-
-def test_a_corpus_in_code_is_a_reader_and_an_entry(tmp_path, monkeypatch, run):
-    """The README's example of a corpus added in code."""
-    readme = (PROJECT / "README.md").read_text()
-    start = readme.splitlines().index("    def read_mine(root):")
-    code = takewhile(lambda line: line.startswith("    "), readme.splitlines()[start:])
-    namespace = vars(protocols).copy()
-    exec("\n".join(line[4:] for line in code), namespace)
-    for seed, name in enumerate(f"{s}/{e}-{t}.wav" for s in ("anna", "ben") for e in ("happy", "sad") for t in "12"):
-        write(tmp_path, name, seed=seed)
-    corpus = protocols.Corpus("Dutch", dict(happy=4, sad=4), 2, namespace["read_mine"])
-    monkeypatch.setitem(protocols.DATABASES, "mine", corpus)
-    assert '"mine": Corpus("Dutch", dict(happy=4, sad=4), 2, read_mine)' in readme
-    exit_code, _, _, lines = run("mine", tmp_path)
-    assert exit_code == 0 and "2 speakers   anna 4, ben 4" in lines
