@@ -57,9 +57,9 @@ PAPER_SETTINGS = {
     **dict.fromkeys(("tft", "tft-t+f", "tft-t+tf", "tft-f+tf"), TFT_SETTINGS),
     **dict.fromkeys(("atfnn", "afnn", "atnn", "tfnn"), ATFNN_SETTINGS),
 }
-CLASSICAL = ("lld-svm", "lld-gmm", "lda-centroid", "ga-bel", "lohu", "dnn-elm", "rgsr-lpda")
+CLASSICAL = ("lld-svm", "lld-gmm", "lda-centroid", "ga-bel", "lohu", "dnn-elm", "rgsr-lpda", "linear")
 COMPARISONS = CLASSICAL  # files of comparisons/, by name
-VECTOR_DESCRIPTORS = ("openear", "is09", "hu")  # of comparisons/descriptors.py: a vector of each utterance
+VECTOR_DESCRIPTORS = ("openear", "is09", "hu", "band_statistics")  # of comparisons/descriptors.py: a vector of each utterance
 FRAME_DESCRIPTORS = ("mfcc39", "mfcc_pitch_hnr")  # of comparisons/descriptors.py: a row for each frame
 GROUPS = {"all": tuple(PAPER_SETTINGS), "classical": CLASSICAL, "comparisons": COMPARISONS}  # of --model
 NETWORK_DEFAULTS = {  # SETTINGS that a network's file may hold -> default

@@ -6,11 +6,12 @@ from scipy import stats
 from scipy.fft import dct
 from scipy.signal import argrelmax
 
+import features
 from comparisons import descriptors
 from comparisons.descriptors import DESCRIPTORS, HU, IS09, OPENEAR, functionals
 
 RNG = np.random.default_rng(0)
-VECTORS = {"openear": 6552, "is09": 384, "hu": 416}
+VECTORS = {"openear": 6552, "is09": 384, "hu": 416, "band_statistics": 240}
 FRAMES = {"mfcc39": 39, "mfcc_pitch_hnr": 30}
 
 
@@ -130,6 +131,14 @@ def test_hu_moment_of_a_region():
     point = np.zeros((9, 26))
     point[4, 13] = 3.0
     assert descriptors.hu_spectrum(point)[4, 13] < 1e-6  # all energy at the centre of gravity
+
+
+def test_band_statistics_are_of_the_frames_of_the_recording_alone():
+    wave = RNG.normal(0, 0.1, 320 + 99 * 160 + 7).astype(np.float32)  # 100 frames, in two segments of 80
+    first, second = features.log_mel(wave, features.FrontEnd(frames=80, pre_emphasis=0.97))
+    bands = np.concatenate([first, second[:, :20]], 1)  # (80, 100)
+    expected = np.concatenate([bands.mean(1), bands.std(1), np.diff(bands).std(1)])
+    assert DESCRIPTORS["band_statistics"](wave) == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("name", DESCRIPTORS)
