@@ -1,6 +1,7 @@
 """README and docs: their links, commands and code work, and the numbers of their tables are those of our results.
 
-The figures of the linear classifier need the recordings of CASIA and are not checked, nor are speeds against a machine.
+Figures of the classical methods with known speakers need the recordings of CASIA and are not checked, nor are speeds
+against a machine.
 """
 
 import functools
@@ -15,20 +16,24 @@ from itertools import product
 import numpy as np
 import pytest
 import soundfile
-from helpers import PROJECT, command
+from helpers import PROJECT, command, folder_of
 
 import evaluate
 import protocols
+import train
 from benchmarks import study
-from common import cli, config
+from common import cli, config, methods
 from reporting import figures, published
 
-README, CASIA = PROJECT / "README.md", PROJECT / "docs" / "results-casia.md"
+README, CASIA, FILES = PROJECT / "README.md", PROJECT / "docs" / "results-casia.md", PROJECT / "docs" / "files.md"
+SPEAKER = "studies/speaker-statistics"
 DOCUMENTS = [README, *sorted((PROJECT / "docs").glob("*.md"))]
 MODELS = {
     "TFT": "tft", "T+F": "tft-t+f", "T+TF": "tft-t+tf", "F+TF": "tft-f+tf",
     "ATFNN": "atfnn", "AFNN": "afnn", "ATNN": "atnn", "TFNN": "tfnn",
 }  # fmt: skip
+OF_USERS = ("my_net.py", "method.py")
+SHARES = {"most": "most", "our reading": "reading"}  # cell -> EXTENT
 EQUALLY_LONG = {"TFT": "epochs-100", "ATFNN": "main"}  # -> study that trains it for as long as its ablations
 KNOWN_SPEAKERS = {  # epochs -> studies that leave a speaker out, and that know all speakers
     "15": ("epochs-10-15", "known-speakers"), "45": ("epochs-30-45", "known-speakers-45"),
@@ -39,7 +44,7 @@ KNOWN_SPEAKERS = {  # epochs -> studies that leave a speaker out, and that know 
 
 def code_blocks(path):
     """Texts of the indented blocks of a document."""
-    blocks = re.findall(r"(?m)(?:^    .*\n(?:\n(?=    ))?)+", path.read_text())
+    blocks = re.findall(r"(?m)(?:^    .*\n(?:\n+(?=    ))?)+", path.read_text())
     return [re.sub(r"(?m)^    ", "", block) for block in blocks]
 
 
@@ -74,6 +79,19 @@ def named(cell):
     return MODELS.get(re.split(r"[, ]", cell)[0])
 
 
+def classical(cell):
+    """Comparison method that a cell names, by its name or by that of its published row, or None."""
+    names = {row: name for name in methods.CLASSICAL for row in methods.find(name).module.PUBLISHED}
+    names |= {f"`{name}`": name for name in methods.CLASSICAL} | {name: name for name in methods.CLASSICAL}
+    return next((names[part] for part in reversed(re.split(", ", cell)) if part in names), None)
+
+
+def network_of_the_readme():
+    """Text of the README's my_net.py."""
+    (network,) = [block for block in code_blocks(README) if "def build" in block]
+    return network
+
+
 # -------------------------------------------------------------------------------------------- results
 
 
@@ -84,6 +102,21 @@ def results(folder="", db="casia", track="last", seed=None):
     with redirect_stdout(io.StringIO()) as output:
         evaluate.main([*arguments, "--runs", str(published.RESULTS / folder)])
     return {row["model"]: row for row in json.loads(output.getvalue())}
+
+
+@functools.cache
+def compared(folder="", db="casia"):
+    """{model: row} of the comparison, and on CASIA of the ablations, of what evaluate.py prints as JSON."""
+    arguments = f"--db {db} --table comparison --format json --runs {published.RESULTS / folder}".split()
+    with redirect_stdout(io.StringIO()) as output:
+        evaluate.main(arguments)
+    ablations = results(folder, db) if db == "casia" else {}
+    return ablations | {row["model"]: row for row in json.loads(output.getvalue())}
+
+
+def war_of(model, folder="", db="casia"):
+    """WAR of a method in published results as a cell, empty where it has not been run."""
+    return number(compared(folder, db).get(model, {}).get("war"))
 
 
 @functools.cache
@@ -117,7 +150,28 @@ def test_links_and_files_exist(path):
     links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("http")]
     assert [link for link in links if not (path.parent / link).exists()] == []
     files = re.findall(r"`((?:\w+/)*[\w-]+\.(?:py|sh))`", text)
-    assert [name for name in files if not (PROJECT / name).is_file()] == []
+    assert [name for name in files if not (PROJECT / name).is_file() and name not in OF_USERS] == []
+
+
+def test_the_network_of_the_readme_is_trained(corpus, tiny, tmp_path):
+    (tmp_path / "my_net.py").write_text(network := network_of_the_readme())
+    assert len(network.splitlines()) <= 15
+    options = ["--db", corpus / "small.csv", "--runs", tmp_path / "runs", "--device", "cpu", "--fold", 2, "--epochs", 1]
+    assert command(train.main, *options, "--model", tmp_path / "my_net.py") == 0
+    assert (folder_of(tmp_path / "runs", "my_net") / "method.py").read_text() == network
+
+
+def test_the_features_of_the_readme_are_used(corpus, tmp_path, monkeypatch, capsys):
+    (code,) = [block for block in code_blocks(README) if "np.savez" in block]
+    code, command_line = code.strip().split("\n\n")
+    assert len(code.splitlines()) <= 3
+    monkeypatch.chdir(tmp_path)
+    exec(code.replace("path/to/casia", str(corpus)), dict(my_embedding=lambda name: np.arange(5.0) * len(name)))
+    program, *arguments = shlex.split(command_line)[1:]
+    arguments[arguments.index("casia")] = str(corpus / "small.csv")
+    arguments[arguments.index("path/to/casia")] = str(corpus)
+    assert program == "train.py" and command(train.main, *arguments) == 0
+    assert "24 rows of 5 numbers from embeddings.npz" in capsys.readouterr().out
 
 
 def test_the_readme_is_short_and_its_map_is_right():
@@ -155,14 +209,15 @@ def understand(script, arguments, patch):
     def parse_and_stop(parser, *parts):
         raise Parsed(parse(parser, *parts))
 
-    patch.setattr(cli.CommandParser, "parse_args", parse_and_stop)
-    with pytest.raises(Parsed):
+    with patch.context() as inner, pytest.raises(Parsed):
+        inner.setattr(cli.CommandParser, "parse_args", parse_and_stop)
         importlib.import_module(script.removesuffix(".py").replace("/", ".")).main(arguments)
-    patch.undo()
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
-def test_a_script_knows_the_options_of_each_command(path, monkeypatch):
+def test_a_script_knows_the_options_of_each_command(path, monkeypatch, tmp_path):
+    (tmp_path / "my_net.py").write_text(network_of_the_readme())
+    monkeypatch.chdir(tmp_path)
     for program, *words in commands(path):
         if program == "python" and words[0] != "-m":
             script, arguments = words[0], words[1:]
@@ -206,9 +261,9 @@ def test_the_manifest_of_the_readme_is_read(tmp_path):
     assert database.counts() == dict(happy=1, sad=1) and database.speakers.tolist() == ["anna", "ben"]
 
 
-def test_the_reader_of_the_readme_reads_a_corpus(tmp_path, monkeypatch):
-    (code,) = [block for block in code_blocks(README) if block.startswith("def read_mine")]
-    (entry,) = [block for block in code_blocks(README) if block.startswith('"mine": Corpus')]
+def test_the_reader_of_the_documents_reads_a_corpus(tmp_path, monkeypatch):
+    (code,) = [block for block in code_blocks(FILES) if block.startswith("def read_mine")]
+    (entry,) = [block for block in code_blocks(FILES) if block.startswith('"mine": Corpus')]
     namespace = vars(protocols).copy()
     exec(code, namespace)
     for speaker, emotion, take in product("ab", ("happy", "sad"), "12"):
@@ -225,13 +280,15 @@ def test_the_reader_of_the_readme_reads_a_corpus(tmp_path, monkeypatch):
 
 def test_the_result_of_the_readme():
     rows = table(README, "WAR in per cent")
-    ours = {named(cell): row for row in rows if named(cell := row["WAR in per cent"])}
-    assert {"tft", "atfnn"} <= ours.keys()
-    for model, row in ours.items():
-        result = results()[model]
-        rates = [number(result[key]) for key in ("published_war", "war", "war_std")]
-        assert [*row.values()][1:] == [*rates, *map(str, trained(model))]
-    assert [row["ours"] for row in rows if row["WAR in per cent"] == "guessing"] == [number(100 / 6)]
+    assert len(rows) <= 8
+    for row in rows:
+        label, *cells, transductive = row.values()
+        result = compared()[model := named(label) or classical(label)]
+        assert cells == [number(result[key]) for key in ("published_war", "war", "war_std")], label
+        assert transductive == war_of(model, SPEAKER) and not result["transductive"], label
+        words = {"most": "most of its paper", "reading": "our reading of an abstract"}
+        assert not result["published_war"] or label.endswith(words.get(result["extent"], "")), label
+    assert compared(SPEAKER)["lld-svm"]["transductive"]
 
 
 def test_published_figures_and_ours():
@@ -278,13 +335,39 @@ def test_gains_of_the_open_settings():
         assert cells == [cell for pair in trainings for cell in gains(*pair, study.COLUMNS[0])], label
 
 
-def test_known_speakers():
-    rows = table(CASIA, "method", "epochs")
-    linear = {row["method"]: row["WAR"] for row in table(CASIA, "method", "WAR")}
+def test_comparison_methods():
+    rows = table(CASIA, "method", "extent")
+    assert len(rows) <= 7
     for row in rows:
-        model = named(row["method"])
-        if not model:
-            assert row["speaker unseen"] == linear[row["method"]]
+        label, share, *cells, transductive = row.values()
+        result = compared()[model := classical(label)]
+        assert SHARES[share] == result["extent"]
+        assert cells == [number(result[key]) for key in ("published_war", "war", "war_std")], label
+        assert transductive == war_of(model, SPEAKER), label
+
+
+def test_gains_of_speaker_statistics():
+    for row in table(CASIA, "network", "strict, epoch 30"):
+        label, strict, transductive, difference = row.values()
+        curves = study_of("main").curves(named(label), "last")[0]  # of seed 0
+        war = study.pooled_war({0: curves}, "test", curves[0].epochs.tolist().index(30))[0]
+        assert strict == number(war) and transductive == war_of(named(label), SPEAKER), label
+        gain = compared(SPEAKER)[named(label)]["war"] - war if transductive else None
+        assert difference == number(gain, "+"), label
+
+
+def test_results_on_emodb():
+    for row in table(CASIA, "WAR on EmoDB"):
+        label, *cells, transductive = row.values()
+        result = compared(db="emodb")[model := classical(label)]
+        assert cells == [number(result[key]) for key in ("war", "war_std")], label
+        assert transductive == war_of(model, SPEAKER, "emodb"), label
+
+
+def test_known_speakers():
+    for row in table(CASIA, "method", "epochs"):
+        if not (model := named(row["method"])):
+            assert row["speaker unseen"] == war_of(classical(row["method"]))
             continue
         unseen, known = KNOWN_SPEAKERS[row["epochs"]]
         assert row["speaker unseen"] == number(results(f"studies/{unseen}", seed="0")[model]["war"])
