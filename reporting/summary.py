@@ -69,7 +69,9 @@ def collect(folder, protocol, seeds, track, only_database=None, only_model=None)
         if runs.is_done(path):
             fold = runs.read_fold(path)
             if fold.key() != tuple(key):
-                raise RunError(f"{path}: holds {' '.join(map(str, fold.key()))}; rename it back")
+                right = runs.fold_folder(folder, *fold.key(), fold.config.settings["track"])
+                notes.append(f"{path}: holds the fold of {right}, not counted; rename it to that")
+                continue
             if track != "oracle":
                 folds.append(fold)
             elif "epochs" in fold.config.settings:

@@ -510,11 +510,12 @@ def test_all_published_results_of_this_suite_can_be_read_and_are_small():
     folders = [path.parents[1] for path in published.RESULTS.rglob("runs.json")]
     assert published.RESULTS in folders and len(folders) > 25
     for folder in folders:
-        (database,) = {entry[0] for entry in published.find(folder)}
-        for track in runs.TRACKS:
-            for fold in published.read_folds(folder / database / "runs.json", track):
-                assert published.fold_curve(fold).chosen.keys() >= {track}
-        assert all(path.stat().st_size < 1_000_000 for path in (folder / database).iterdir())
+        for database in {entry[0] for entry in published.find(folder)}:
+            for track in runs.TRACKS:
+                for fold in published.read_folds(folder / database / "runs.json", track):
+                    if "epochs" in fold.config.settings:
+                        assert published.fold_curve(fold).chosen.keys() >= {track}
+            assert all(path.stat().st_size < 1_000_000 for path in (folder / database).iterdir())
 
 
 @pytest.mark.parametrize("folder, model, war, std", [
