@@ -217,6 +217,8 @@ def understand(script, arguments, patch):
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_a_script_knows_the_options_of_each_command(path, monkeypatch, tmp_path):
     (tmp_path / "my_net.py").write_text(network_of_the_readme())
+    for name in ("embeddings.npz", "casia-takes.csv"):
+        (tmp_path / name).touch()
     monkeypatch.chdir(tmp_path)
     for program, *words in commands(path):
         if program == "python" and words[0] != "-m":
@@ -367,7 +369,7 @@ def test_results_on_emodb():
 def test_known_speakers():
     for row in table(CASIA, "method", "epochs"):
         if not (model := named(row["method"])):
-            assert row["speaker unseen"] == war_of(classical(row["method"]))
+            assert war_of(classical(row["method"])) in (row["speaker unseen"], "")  # empty where not published
             continue
         unseen, known = KNOWN_SPEAKERS[row["epochs"]]
         assert row["speaker unseen"] == number(results(f"studies/{unseen}", seed="0")[model]["war"])
