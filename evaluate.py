@@ -77,11 +77,19 @@ def choose_runs(options):
         return RUNS, None
     if not holds(published.RESULTS, options.db, model):
         return RUNS, None
+    return published_folder(), note_on_published(" ".join(filter(None, (options.db, model))) or "results")
+
+
+def published_folder():
+    """Folder of our published results, as one types it here."""
     folder = os.path.relpath(published.RESULTS)
-    folder = str(published.RESULTS) if folder.startswith("..") else folder
-    missing = " ".join(filter(None, (options.db, model))) or "results"
+    return str(published.RESULTS) if folder.startswith("..") else folder
+
+
+def note_on_published(missing):
+    """Line for the reader where our published results take the place of what the folder `runs` does not hold."""
     reason = f"the folder {RUNS} holds no {missing}" if Path(RUNS).is_dir() else f"no {RUNS} folder"
-    return folder, f"{reason}: showing the published results of this suite in {folder}"
+    return f"{reason}: showing the published results of this suite in {published_folder()}"
 
 
 def holds(folder, db, model=None):
@@ -113,13 +121,21 @@ def choose_databases(options):
 # ---------------------------------------------------------------------------------------- what is done
 
 
-def print_tables(options, note):
-    """Print the tables that the options name, and notes on what was not counted."""
+def print_tables(options, note, with_published):
+    """Print the tables that the options name, and notes on what was not counted.
+
+    with_published: of databases that --runs does not hold show our published results.
+    """
     seeds = config.parse_seeds(options.seed) if options.seed else None
     databases, protocol = choose_databases(options), options.protocol or "speaker"
     rows, damaged = [], {}
     for track in runs.TRACKS if options.track == "all" else [options.track]:
         found, notes = summary.collect(options.runs, protocol, seeds, track, databases[0] if options.db else None)
+        if with_published:  # of the databases that were not run here
+            others = summary.collect(published.RESULTS, protocol, seeds, track)[0]
+            others = {key: by_seed for key, by_seed in others.items() if key[0] not in {key[0] for key in found}}
+            found |= others
+            note = others and note_on_published(" ".join(dict.fromkeys(key[0] for key in others)))
         summaries = summary.summarize_all(found, notes)
         damaged |= dict.fromkeys(notes)
         for table in tables.TABLES if options.table == "all" else [options.table]:
@@ -216,6 +232,7 @@ def run_audit(options, note):
 def main(arguments=None):
     """Run the command."""
     options = parse_command_line(arguments)
+    is_default = options.runs is None and options.db is None
     options.runs, note = choose_runs(options)
     if options.export is not None:
         export(options)
@@ -229,7 +246,8 @@ def main(arguments=None):
         print(*filter(None, [note]), sep="\n", end="\n" * bool(note))
         figures.make_figure(options)
     else:
-        print_tables(options, note)
+        with_published = is_default and options.runs == RUNS and options.table != tables.SIGNIFICANCE
+        print_tables(options, note, with_published)
 
 
 if __name__ == "__main__":

@@ -299,8 +299,9 @@ def test_a_fresh_clone_shows_the_published_results_and_where_they_are(style, clo
 
 def test_a_runs_folder_is_shown_unless_it_lacks_what_is_asked_for(clone, run, refused):
     write_run("runs", name="toy")
-    for arguments in ((), ("--db", "toy"), ("--db", "iemocap")):
+    for arguments in (("--db", "toy"), ("--db", "iemocap")):
         assert "showing the published results" not in run(*arguments)[1]
+    assert run()[1].startswith(f"the folder runs holds no casia: {NOTE}")  # the others are its own
     assert run("--db", "casia")[1].startswith(f"the folder runs holds no casia: {NOTE}")
     shutil.copytree(clone / "casia", "runs/casia")
     assert run("--db", "casia")[1].startswith("casia (Mandarin)")
@@ -316,3 +317,15 @@ def test_the_published_results_of_this_suite_are_shown_next_to_the_papers(monkey
     assert len(found) == 8 and all(row["war"] > 25 and row["published_war"] for row in found)
     assert {row["model"]: row["seeds"] for row in found}["tft"] == [0]
     assert all(row["seeds"] == [0, 1, 2, 3, 4] for row in found if row["model"] != "tft")
+
+
+def test_databases_that_were_not_run_here_show_our_published_results(folder, tmp_path, monkeypatch, capsys):
+    """After a first training of one's own the tables of CASIA are still there, with a line that says whose they are."""
+    (tmp_path / "here").mkdir()
+    write_run(tmp_path / "here" / "runs", name="toy", model="tft")
+    monkeypatch.chdir(tmp_path / "here")
+    assert command(evaluate.main, "--table", "ablation", "--format", "json") == 0
+    out, error = capsys.readouterr()
+    wars = {(row["database"], row["model"]): row["war"] for row in json.loads(out)}
+    assert round(wars["casia", "tft"], 2) == 29.33 and wars["toy", "tft"] is not None
+    assert "the folder runs holds no casia" in error and "published results of this suite" in error
