@@ -1,4 +1,4 @@
-"""Print the tables of both papers, the published results beside ours.
+"""Print the tables of both papers, the published results next to ours.
 
     python evaluate.py                                  # all tables but significance, all databases
     python evaluate.py --table ablation

@@ -235,7 +235,7 @@ def sha256_of(path):
 class Features:
     """Segments of a list of recordings, in the order of the list."""
 
-    segments: np.ndarray  # (S, n_mels, frames) float32, mapped from the cache, copy on write
+    segments: np.ndarray  # (S, n_mels, frames) float32, or rows of descriptors; mapped from the cache, copy on write
     counts: np.ndarray  # (recordings,) segments of each
     seconds: np.ndarray  # (recordings,) length of each
     file_digests: list  # SHA-256 of each recording's file

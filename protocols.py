@@ -34,7 +34,7 @@ PREDICTION_COLUMNS = ("utterance", "speaker", "emotion")  # of predictions.csv; 
 
 
 class UsageError(ValueError):
-    """An option that cannot be used with this database; the message names it and the remedy."""
+    """An option that cannot be used; the message names it and the remedy."""
 
     exit_code = 2
 

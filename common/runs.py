@@ -48,7 +48,7 @@ REMEDY = "remove its folder and repeat the training command"
 PROJECT = Path(__file__).resolve().parents[1]
 CODE_FILES = (  # what the scores of a network depend on
     "features.py", "protocols.py", "models.py",
-    "common/audio.py", "common/config.py", "common/containers.py", "common/manifests.py",
+    "common/audio.py", "common/config.py", "common/containers.py", "common/manifests.py", "common/methods.py",
     "training/data.py", "training/trainer.py", "training/checkpoints.py", "training/scheduler.py",
     "fast/modules.py", "fast/graphs.py", "fast/stacked.py",
 )  # fmt: skip

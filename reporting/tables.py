@@ -24,7 +24,7 @@ RESULT_KEYS = (
 METRICS = ("WAR", "UAR")
 # a header's text before a line break stands above the columns that share it
 RESULT_HEADER = ["method", *(f"{of}\n{name}" for of in ("paper", "ours", "fold") for name in METRICS), "folds", "seeds"]
-RESULT_NOTE = "In per cent, pooled over the folds; fold: mean over folds"
+RESULT_NOTE = "In per cent, pooled over the folds; fold: mean over folds; ±: std over seeds"
 TRACK_HEADER = ["method", *(f"{of}\n{name}" for of in ("paper", "last", "valid.", "oracle+") for name in METRICS)]
 ORACLE_NOTE = "+ oracle: the best evaluated test epoch, a diagnostic and not a result"
 TRANSDUCTIVE = "†"  # mark of a method
