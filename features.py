@@ -270,11 +270,18 @@ def load(root, recordings, front_end, cache=None, report=None):
     segments, table = content
     counts, seconds = table["segments"].copy(), table["seconds"].copy()
     file_digests = [digest.decode() for digest in table["sha256"]]
-    identity = hashlib.sha256()
-    for digest, (_, start, end) in zip(file_digests, parts):
-        identity.update(f"{digest}{start}-{end};".encode() if (start, end) != (0, inf) else digest.encode())
+    digest = digest_of(file_digests, parts)
     load_time, fingerprints = time.perf_counter() - start_time, table["fingerprint"].copy()
-    return Features(segments, counts, seconds, file_digests, identity.hexdigest(), load_time, cached, fingerprints)
+    return Features(segments, counts, seconds, file_digests, digest, load_time, cached, fingerprints)
+
+
+def digest_of(file_digests, recordings):
+    """SHA-256 over the files' digests and the parts of `recordings`, as `load` takes them: the identity of a corpus."""
+    identity = hashlib.sha256()
+    for digest, entry in zip(file_digests, recordings):
+        start, end = (0, inf) if isinstance(entry, (str, Path)) else entry[1:]
+        identity.update(f"{digest}{start}-{end};".encode() if (start, end) != (0, inf) else digest.encode())
+    return identity.hexdigest()
 
 
 def same_samples(root, recordings, loaded, speakers=None):

@@ -8,7 +8,6 @@ in the first line. A name is an utterance's id, or its path with or without root
 """
 
 import csv
-import hashlib
 import os
 import time
 
@@ -59,7 +58,7 @@ def load(database, path):
         counts=np.ones(len(vectors), int),
         seconds=np.array(seconds),
         file_digests=list(digests),
-        digest=hashlib.sha256("".join(digests).encode()).hexdigest(),
+        digest=features.digest_of(digests, database.recordings),
         load_time=time.perf_counter() - start,
         cached=False,
     )

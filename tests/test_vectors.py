@@ -47,6 +47,8 @@ def test_vectors_of_parts_go_by_the_names_of_the_parts(corpus, database, tmp_pat
     rows = np.arange(48 * 3).reshape(48, 3)
     np.savez(tmp_path / "x.npz", **dict(zip(parts.ids[::-1], rows[::-1])))
     loaded = vectors.load(parts, tmp_path / "x.npz")
+    front_end = features.FRONT_ENDS["tft"]  # a network and vectors on the same parts can be compared
+    assert loaded.digest == features.load(corpus, parts.recordings, front_end).digest
     np.testing.assert_array_equal(loaded.segments, rows)
     assert loaded.seconds.tolist() == pytest.approx([0.25, 0.15] * 24)
     np.savez(tmp_path / "x.npz", **dict(zip(parts.paths, rows)))  # a file holds several
