@@ -32,3 +32,11 @@ def tiny():
     with pytest.MonkeyPatch.context() as patch:
         helpers.tiny_front_ends(patch)
         yield
+
+
+@pytest.fixture(scope="module")
+def few_resamples():
+    """Few resamples of the intervals, which have tests of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("reporting.significance.RESAMPLES", 20)
+        yield

@@ -55,6 +55,15 @@ def write_corpus(root):
     return root / "small.csv"
 
 
+def shaken(module):
+    """The module in float64 with all weights and running statistics moved, so that none is 0 or 1 by default."""
+    with torch.no_grad():
+        for name, value in module.double().state_dict().items():
+            if value.is_floating_point():
+                value += 0.3 * torch.rand_like(value) if "running" in name else 0.2 * torch.randn_like(value)
+    return module
+
+
 # ----------------------------------------------------------------------------------- commands
 
 

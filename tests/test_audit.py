@@ -16,15 +16,10 @@ from saved_runs import ANSWERS, BY_EPOCH, change, seal, write_run
 
 import protocols
 from common import runs
-from reporting import audit, published, significance, summary
+from reporting import audit, published, summary
 
 
-@pytest.fixture(scope="module", autouse=True)
-def few_resamples():
-    """Intervals are of no interest here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(significance, "RESAMPLES", 20)
-        yield
+pytestmark = pytest.mark.usefixtures("few_resamples")
 
 
 @pytest.fixture(scope="module")

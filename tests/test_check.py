@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from itertools import takewhile
 from pathlib import Path
 
 import numpy as np

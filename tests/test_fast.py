@@ -7,6 +7,7 @@ import resource
 import numpy as np
 import pytest
 import torch
+from helpers import shaken
 from torch.func import functional_call
 
 import models
@@ -33,15 +34,6 @@ def one_thread_one_seed():
     torch.manual_seed(0)
     yield
     torch.set_num_threads(threads)
-
-
-def shaken(module):
-    """The module in float64 with all weights and running statistics moved, so that none is 0 or 1 by default."""
-    with torch.no_grad():
-        for name, value in module.double().state_dict().items():
-            if value.is_floating_point():
-                value += 0.3 * torch.rand_like(value) if "running" in name else 0.2 * torch.randn_like(value)
-    return module
 
 
 def network(name, batch=5, **options):

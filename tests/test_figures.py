@@ -19,19 +19,14 @@ from saved_runs import ANSWERS, BY_EPOCH, CLASSES, change, seal, write_run
 import features
 import protocols
 from common import cli, runs
-from reporting import figures, published, significance, summary
+from reporting import figures, published, summary
 from training import checkpoints
 
 matplotlib = pytest.importorskip("matplotlib")
 PROJECT = Path(__file__).resolve().parents[1]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def few_resamples():
-    """Intervals are of no interest here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(significance, "RESAMPLES", 20)
-        yield
+pytestmark = pytest.mark.usefixtures("few_resamples")
 
 
 @pytest.fixture(scope="module")

@@ -20,10 +20,9 @@ import protocols
 import train
 from common import cli, config, methods, runs
 from comparisons.descriptors import DESCRIPTORS
-from reporting import significance
 from training import data, trainer
 
-pytestmark = pytest.mark.usefixtures("tiny")
+pytestmark = pytest.mark.usefixtures("tiny", "few_resamples")
 
 NETWORK = """
 from torch import nn
@@ -82,14 +81,6 @@ class Net(nn.Linear):
 def build(classes, n_mels, frames):
     return Net(n_mels * frames, classes)
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_resamples():
-    """Intervals are of no interest here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(significance, "RESAMPLES", 20)
-        yield
 
 
 @pytest.fixture

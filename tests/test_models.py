@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import shaken
 
 import models
 
@@ -37,19 +38,10 @@ def one_thread_one_seed():
     torch.set_num_threads(threads)
 
 
-def shaken(module):
-    """The module in float64 with all weights and running statistics moved, so that none is 0 or 1 by default."""
-    with torch.no_grad():
-        for name, value in module.double().state_dict().items():
-            if value.is_floating_point():
-                value += 0.3 * torch.rand_like(value) if "running" in name else 0.2 * torch.randn_like(value)
-    return module.eval()
-
-
 def network(name, **options):
     """A shaken network and an input (2, 1, f, d) with f != d, the smallest that all parts accept."""
     n_mels, frames = (16, 32) if name in TFT_PARTS else (20, 16)
-    model = shaken(models.build(name, 4, n_mels, frames, **options))
+    model = shaken(models.build(name, 4, n_mels, frames, **options)).eval()
     return model, torch.randn(2, 1, n_mels, frames).double()
 
 
@@ -283,7 +275,8 @@ def test_the_networks_are_plain_pytorch():
 
 
 def test_a_transformer_encoder_ignores_the_order_of_tokens():
-    layer, x, order = shaken(models.TransformerEncoder(20, 2, 512)), torch.randn(2, 12, 20).double(), torch.randperm(12)
+    layer = shaken(models.TransformerEncoder(20, 2, 512)).eval()
+    x, order = torch.randn(2, 12, 20).double(), torch.randperm(12)
     with torch.no_grad():
         agree(layer(x[:, order], x[:, order], x[:, order])[0], layer(x, x, x)[0][:, order])
 

@@ -20,7 +20,7 @@ from saved_runs import ANSWERS, BY_EPOCH, change, write_run
 
 import evaluate
 from common import runs
-from reporting import drawings, figures, published, significance, summary, tables
+from reporting import drawings, figures, published, summary, tables
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HOSTILE = dict(A="<img src=x onerror=alert(1)>", B='O\'Brien "&" co', C="C" * 300)
@@ -73,12 +73,7 @@ def json_rows(folder, *arguments):
     return {(row["table"], row["source"], row["method"]): row for row in rows}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def few_resamples():
-    """Intervals are measured in their own tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(significance, "RESAMPLES", 20)
-        yield
+pytestmark = pytest.mark.usefixtures("few_resamples")
 
 
 @pytest.fixture(scope="module")

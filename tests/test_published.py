@@ -16,18 +16,13 @@ from saved_runs import ANSWERS, BY_EPOCH, CLASSES, change, seal, write_run
 import evaluate
 import protocols
 from common import runs
-from reporting import published, significance, summary, tables
+from reporting import published, summary, tables
 
 PROJECT = Path(__file__).resolve().parents[1]
 ALL = ("--track", "all")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def few_resamples():
-    """Intervals are measured in their own tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(significance, "RESAMPLES", 50)
-        yield
+pytestmark = pytest.mark.usefixtures("few_resamples")
 
 
 @pytest.fixture
