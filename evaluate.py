@@ -38,8 +38,8 @@ def parse_command_line(arguments=None):
         help="table to print (default: all but significance)")  # fmt: skip
     add("--models", nargs="+", type=methods.name_of, default=["tft", "atfnn"],
         help="models that the table significance compares (default: tft atfnn)")  # fmt: skip
-    add("--track", default="last", choices=(*runs.TRACKS, "all"),
-        help="epoch that counts (default: last); --export and --audit take all")  # fmt: skip
+    add("--track", default=runs.RESULT, choices=(*runs.TRACKS, "all"),
+        help="epoch that counts (default: last, of most deep comparison methods validation); --export and --audit take all")
     add("--db", help="one database only: its name, or the path of its manifest")
     add("--protocol", choices=protocols.PROTOCOLS,
         help="what our folds leave out (default: speaker; of --export and --audit: all that are there)")  # fmt: skip

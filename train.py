@@ -20,7 +20,6 @@ Processes that work on the same --runs share the folds out: started by hand, by 
 import contextlib
 import shlex
 import sys
-from itertools import product
 from pathlib import Path
 
 import protocols
@@ -98,7 +97,7 @@ def train(options):
 def print_summary(options, chosen, database):
     """Print a table of what the command was to train, as far as it is there."""
     cells, rows, notes, seeds = [], [], [], config.parse_seeds(options.seed)
-    for method, track in product(chosen, config.tracks_of(options)):
+    for method, track in [(method, track) for method in chosen for track in config.tracks_of(options, method)]:
         try:
             found, _ = summary.collect(options.runs, options.protocol, seeds, track, database.name, method.name)
             row = summary.summarize(found.get((database.name, method.name), {}))

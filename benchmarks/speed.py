@@ -49,7 +49,7 @@ from fast import graphs, modules
 from reporting import tables
 from training import data, scheduler, trainer
 
-CLASSES = 6
+CLASSES, SPEAKERS = 6, 3
 ENGINES = ("eager", "graph", "compiled")
 PRECISIONS = {"float32": 4, "bfloat16": 2}  # -> bytes of a number
 BURN_IN = 2  # steps of the plain loop
@@ -140,7 +140,8 @@ def noise(front_end, number, device):
     generator = torch.Generator().manual_seed(0)
     segments = torch.randn(number, front_end.n_mels, front_end.frames, generator=generator)
     labels = torch.randint(CLASSES, (number,), generator=generator)
-    database, loaded = SimpleNamespace(classes=range(CLASSES)), SimpleNamespace(counts=np.ones(number, int))
+    speakers, counts = np.arange(number) % SPEAKERS, np.ones(number, int)
+    database, loaded = SimpleNamespace(classes=range(CLASSES), speakers=speakers), SimpleNamespace(counts=counts)
     return data.Data(database, loaded, segments.to(device), labels.to(device), torch.arange(number, device=device))
 
 

@@ -129,7 +129,8 @@ def describe(database, recordings):
     yield "lengths", f"{total}, median {np.median(seconds):.2f} s"
     yield "rate", count_list(Counter(recording.sample_rate for recording in readable), f"{NBSP}Hz:")
     yield "channels", count_list(Counter(recording.channels for recording in readable), ":")
-    for name, front_end in features.FRONT_ENDS.items():
+    for name in features.PAPER_FRONT_ENDS:
+        front_end = features.FRONT_ENDS[name]
         samples = [-(-recording.samples * front_end.sample_rate // recording.sample_rate) for recording in readable]
         segments = sum(features.count_segments(n, front_end) for n in samples)
         yield f"{name} input", f"{segments} segments of {front_end.segment_samples / front_end.sample_rate:.2f} s"
@@ -168,7 +169,8 @@ def find_notes(database, recordings, protocol, partial):
     yield from duplicate_notes(database, recordings)
     for line in protocols.overlapping_parts(database, digests_of(recordings)):
         yield "overlaps", line
-    for name, front_end in features.FRONT_ENDS.items():
+    for name in features.PAPER_FRONT_ENDS:
+        front_end = features.FRONT_ENDS[name]
         shortest = front_end.segment_samples / front_end.sample_rate
         found = zip(recordings, database.ids, strict=True)
         short = [(recording.seconds, utterance) for recording, utterance in found if not recording.fault]

@@ -65,7 +65,8 @@ class Options:
     batch_size: int = option(None, "segments per step (TFT 64, ATFNN 128)", least=1)
     lr: float = option(None, "learning rate of Adam (TFT 0.001, ATFNN 0.0005)", least=1e-12)
     track: str = option(
-        "last", "last epoch, epoch chosen on held-out training speakers, or both", choices=(*TRAINED_TRACKS, "all")
+        None, "last epoch, epoch chosen on held-out training speakers (validation), or both (each method's own: last, of "
+        "most deep methods validation)", choices=(*TRAINED_TRACKS, "all"),
     )
     eval_every: int = option(
         10, "save scores after so many epochs each, for the tracks validation and oracle; 0: never", least=0
@@ -198,9 +199,11 @@ def seeds_of(options, method):
     return seeds if method.is_seeded else seeds[:1]
 
 
-def tracks_of(options):
-    """Tracks to train that the options name."""
-    return list(TRAINED_TRACKS) if options.track == "all" else [options.track]
+def tracks_of(options, method):
+    """Tracks of a method to train: those that the options name, else its own; the last epoch where nobody is held out."""
+    if method.is_fitted or options.fold == protocols.NO_FOLD:
+        return ["last"]
+    return list(TRAINED_TRACKS) if options.track == "all" else [options.track or method.track]
 
 
 def has_setting(method, name):
@@ -291,9 +294,9 @@ def check_options(options, chosen=None):
         raise protocols.UsageError(f"--runs {options.runs}: is no folder; name one that is, or that can be made")
     parse_seeds(options.seed)
     check_networks(options, chosen)
-    if options.track != "last" and options.fold == protocols.NO_FOLD:
+    if options.track not in (None, "last") and options.fold == protocols.NO_FOLD:
         raise protocols.UsageError(f"--track {options.track}: --fold none holds nobody out; drop --track")
-    if options.track != "last" and not options.eval_every:
+    if not options.eval_every and any("validation" in tracks_of(options, method) for method in chosen):
         raise protocols.UsageError(
             "--eval-every 0: the validation track chooses among evaluated epochs; give 1 or more"
         )
@@ -334,6 +337,8 @@ def check_networks(options, chosen):
     fitted = [method.name for method in chosen if method.is_fitted]
     if fitted and options.fold == protocols.NO_FOLD:
         raise protocols.UsageError(f"--fold none: is for networks, {fitted[0]} has no model for predict.py; drop it")
+    if (back_ends := [m.name for m in chosen if m.has_back_end]) and options.fold == protocols.NO_FOLD:
+        raise protocols.UsageError(f"--fold none: {back_ends[0]} has a classifier that predict.py lacks; drop it")
     if options.features and not options.features.lower().endswith((".npz", ".csv")):
         raise protocols.UsageError(f"--features {options.features}: name a .npz or .csv file")
     if options.features and not os.path.isfile(options.features):
@@ -345,5 +350,5 @@ def check_networks(options, chosen):
     for name in ("epochs", "batch_size", "lr", "precision"):
         if getattr(options, name) != getattr(Options, name):
             raise protocols.UsageError(f"{flag(name)}: {options.model} is fitted at once, without epochs; drop it")
-    if options.track != "last":
+    if options.track not in (None, "last"):
         raise protocols.UsageError(f"--track {options.track}: {options.model} has no epochs to choose from; drop it")

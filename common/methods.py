@@ -8,6 +8,7 @@ A network's file may also hold
 
     FRONT_END    "tft" (default), "atfnn" or a features.FrontEnd
     SETTINGS     a dictionary {setting: value}; settings and defaults: NETWORK_DEFAULTS below
+    TRACK        the track that its result is of: "last" (default), or "validation", where its epoch has to be chosen
     PUBLISHED    names of the rows of benchmarks/published.csv that it stands for
     EXTENT       the share of it that is its paper's, a key of EXTENTS below
     NOTE         a line for the reader of a table
@@ -18,6 +19,13 @@ comparisons/ have; a user's file can be such a method too. x: utterance vectors 
 
     fit(x, labels, classes, seed) -> model
     scores(model, x) -> (n, classes), the largest is the predicted class
+
+What else a network can have:
+
+    build(classes, n_mels, frames, speakers)    also takes the number of the speakers that it is trained on
+    losses(x, labels, speakers) -> (b,)         a method of the network: its own loss of segments, speakers (b,) from 0
+    embed(x) -> (b, D)                          a method of a network whose file has `fit` and `scores` as well: these then
+                                                classify utterances, lists of n arrays (S_i, D) with a row for each segment
 
 A killed run resumes with the same bits where a network takes its random numbers from torch, whose seed is set in each
 epoch, and holds what it needs from step to step in its buffers.
@@ -33,6 +41,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from types import ModuleType
+
+import numpy as np
 
 import features
 import protocols
@@ -58,10 +68,17 @@ PAPER_SETTINGS = {
     **dict.fromkeys(("atfnn", "afnn", "atnn", "tfnn"), ATFNN_SETTINGS),
 }
 CLASSICAL = ("lld-svm", "lld-gmm", "lda-centroid", "ga-bel", "lohu", "dnn-elm", "rgsr-lpda", "linear")
-COMPARISONS = CLASSICAL  # files of comparisons/, by name
+DEEP = (
+    "gmm-hmm", "dnn-hmm", "dnn-bn", "gerda", "cnn-lstm", "cnn-gru-seqcap", "fcn-attention", "stc", "stc-off", "adarl",
+    "adarl-off", "dtpm-pooling",
+)  # fmt: skip
+COMPARISONS = (*CLASSICAL, *DEEP)  # files of comparisons/, by name
+UNAVAILABLE = {  # rows of the papers' tables that cannot be run -> the reason
+    "msa-al": "needs a speech recogniser or transcripts, and on CASIA all emotions say the same sentences",
+}
 VECTOR_DESCRIPTORS = ("openear", "is09", "hu", "band_statistics")  # of comparisons/descriptors.py: a vector of each utterance
 FRAME_DESCRIPTORS = ("mfcc39", "mfcc_pitch_hnr")  # of comparisons/descriptors.py: a row for each frame
-GROUPS = {"all": tuple(PAPER_SETTINGS), "classical": CLASSICAL, "comparisons": COMPARISONS}  # of --model
+GROUPS = {"all": tuple(PAPER_SETTINGS), "classical": CLASSICAL, "deep": DEEP, "comparisons": COMPARISONS}  # of --model
 NETWORK_DEFAULTS = {  # SETTINGS that a network's file may hold -> default
     "epochs": 100,
     "batch_size": 64,
@@ -71,7 +88,7 @@ NETWORK_DEFAULTS = {  # SETTINGS that a network's file may hold -> default
     "class_weights": False,  # weight the loss by N / (K N_k) of the training fold
     "normalization": "fold",
 }
-CONSTANTS = dict(PUBLISHED=(), EXTENT="", NOTE="")  # of a method's file -> default
+CONSTANTS = dict(PUBLISHED=(), EXTENT="", NOTE="", TRACK="last")  # of a method's file -> default
 MOST_FRAMES, MOST_POINTS = 10_000, 65_536  # of a segment and an FFT
 EXTENTS = dict(full="as its paper states it", most="most of its paper", reading="our reading of an abstract")
 
@@ -124,6 +141,24 @@ class Method:
         """Function build(classes, n_mels, frames) of a network's file; None of the papers' networks."""
         return getattr(self.module, "build", None)
 
+    @property
+    def has_back_end(self):
+        """True of a network whose segments' embeddings are classified by the `fit` and `scores` of its file."""
+        return not self.is_fitted and has_fit(self.module)
+
+    @property
+    def track(self):
+        """Track that its result is of: "last" or "validation"."""
+        return getattr(self.module, "TRACK", CONSTANTS["TRACK"])
+
+    def code_files(self):
+        """Files of comparisons/ that its scores depend on, as paths below the project."""
+        if self.path or self.is_of_papers:
+            return []
+        own = [self.module, *(part for part in vars(self.module).values() if isinstance(part, ModuleType))]
+        names = [module.__name__ for module in own if module.__name__.startswith("comparisons.")]
+        return sorted({f"{name.replace('.', '/')}.py" for name in names})
+
     def base_front_end(self):
         """FrontEnd before settings change it."""
         return features.FRONT_ENDS[self.front_end] if isinstance(self.front_end, str) else self.front_end
@@ -133,10 +168,10 @@ class Method:
         if self.is_of_papers:
             return {}
         facts = dict(file=Path(self.path).name) if self.path else {}
-        published, extent, note = (getattr(self.module, name, default) for name, default in CONSTANTS.items())
+        published, extent, note, track = constants_of(self.module)
         if self.vectors:  # with other features it stands for no published row
             published, extent, note = (), "", f"on vectors of {Path(self.vectors).name}"
-        return facts | dict(fitted=self.is_fitted, published=list(published), extent=extent, note=note)
+        return facts | dict(fitted=self.is_fitted, published=list(published), extent=extent, note=note, track=track)
 
 
 # --------------------------------------------------------------------------------------------- finding
@@ -149,6 +184,8 @@ def find(model):
         return Method(model, defaults, front_end=defaults.pop("front_end"))
     if model in COMPARISONS:
         return of_module(model, importlib.import_module(f"comparisons.{model.replace('-', '_')}"))
+    if model in UNAVAILABLE:
+        raise protocols.UsageError(f"--model {model}: {UNAVAILABLE[model]}; its published figures are in the tables")
     if not str(model).endswith(".py"):
         names = ", ".join((*PAPER_SETTINGS, *COMPARISONS, *GROUPS))
         raise protocols.UsageError(f"--model {model}: choose {names}, or the path of a file such as my_net.py")
@@ -201,8 +238,9 @@ def errors_of(path, *passed, remedy="fix the file"):
 def of_module(name, module, path="", source=b""):
     """Method of a module with `build`, or with `fit` and `scores`; MethodError where its parts do not fit."""
     where = path or f"comparisons/{name.replace('-', '_')}.py"
-    is_fitted = all(callable(getattr(module, part, None)) for part in ("fit", "scores"))
-    if not is_fitted and not callable(getattr(module, "build", None)):
+    has_build = callable(getattr(module, "build", None))
+    is_fitted = has_fit(module) and not has_build
+    if not is_fitted and not has_build:
         raise MethodError(f"{where}: has no function build; add build(classes, n_mels, frames)")
     check_constants(where, module)
     defaults = dict(normalization=NETWORK_DEFAULTS["normalization"]) if is_fitted else NETWORK_DEFAULTS
@@ -224,15 +262,69 @@ def of_module(name, module, path="", source=b""):
     return Method(name, defaults, front_end, module, path, source)
 
 
+def has_fit(module):
+    """True of a module with `fit` and `scores`."""
+    return all(callable(getattr(module, part, None)) for part in ("fit", "scores"))
+
+
+def constants_of(module):
+    """Values of CONSTANTS in a module, in their order."""
+    return [getattr(module, name, default) for name, default in CONSTANTS.items()]
+
+
 def check_constants(where, module):
-    """Raise MethodError unless PUBLISHED, EXTENT and NOTE of a module are what the tables need."""
-    published, extent, note = (getattr(module, name, default) for name, default in CONSTANTS.items())
+    """Raise MethodError unless CONSTANTS of a module are what the tables need."""
+    published, extent, note, track = constants_of(module)
     if not isinstance(published, (tuple, list)) or not all(isinstance(row, str) for row in published):
         raise MethodError(f"{where}: PUBLISHED is {published!r}; give names of rows, such as ('LLDs+SVM',)")
     if not isinstance(extent, str) or extent not in ("", *EXTENTS):
         raise MethodError(f"{where}: EXTENT is {extent!r}; choose {', '.join(EXTENTS)}, or drop it")
     if not isinstance(note, str):
         raise MethodError(f"{where}: NOTE is {note!r}; give a line of text")
+    if track not in ("last", "validation"):
+        raise MethodError(f"{where}: TRACK is {track!r}; choose last or validation")
+
+
+def fit(method, x, labels, seed):
+    """What a method's `fit` gives for vectors or a list of arrays x and labels (n,), and the classes (k,) in labels.
+
+    Raises MethodError where it cannot be fitted.
+    """
+    present, labels = np.unique(labels, return_inverse=True)
+    if len(present) < 2:
+        raise MethodError(f"{method.path or method.name}: trains on one class only; add recordings of other speakers")
+    with fitting(method):
+        return method.module.fit(x, labels, len(present), seed), present
+
+
+def score(method, fitted, x, classes):
+    """Scores float32 (n, classes) of x by what `fit` gave, 0 for a class that it did not have.
+
+    Raises MethodError for other or not-finite scores.
+    """
+    model, present = fitted
+    with fitting(method):
+        found = np.asarray(method.module.scores(model, x), np.float32)
+    if found.shape != (len(x), len(present)) or not np.isfinite(found).all():
+        raise MethodError(
+            f"{method.path or method.name}: gives scores of shape {found.shape}, or not finite; "
+            f"return finite scores {(len(x), len(present))}"
+        )
+    scores = np.zeros((len(x), classes), np.float32)
+    scores[:, present] = found
+    return scores
+
+
+@contextmanager
+def fitting(method):
+    """Turn what goes wrong in `fit` or `scores` into a MethodError."""
+    try:
+        with errors_of(method.path):
+            yield
+    except (FloatingPointError, ValueError, np.linalg.LinAlgError) as error:
+        if hasattr(error, "exit_code"):
+            raise
+        raise MethodError(f"{method.name}: cannot be fitted ({describe(error)}); drop that --model") from None
 
 
 def settings_in(where, module, defaults):
@@ -270,11 +362,15 @@ def is_possible_front_end(front_end):
         all(type(getattr(front_end, part.name)) is part.type for part in fields(front_end))
         and 0 < front_end.frames <= MOST_FRAMES
         and 0 < front_end.hop_length <= front_end.win_length <= front_end.n_fft <= MOST_POINTS
-        and 0 < front_end.n_mels <= front_end.n_fft // 2
+        and front_end.scale in features.SCALES
+        and 0 < front_end.n_mels <= front_end.n_fft // 2 + (front_end.scale == "linear")  # the Nyquist bin
         and features.SAMPLE_RATES[0] <= front_end.sample_rate <= features.SAMPLE_RATES[1]
         and 0 <= front_end.fmin < front_end.fmax <= front_end.sample_rate / 2
         and 0 <= front_end.pre_emphasis <= 1
         and 0 < front_end.log_floor < 1
+        and (front_end.scale == "mel" or front_end.fmin == 0 and features.band_edges(front_end)[-2] <= front_end.fmax)
+        and front_end.cut in features.CUTS
+        and (front_end.cut == "fixed" or front_end.overlap == 0)
         and front_end.overlap_fits()
         and front_end.pre_emphasis_scope in ("segment", "utterance")
     )

@@ -43,6 +43,7 @@ TRACKS = ("last", "validation", "oracle")  # last epoch; chosen on held-out spea
 TRAINED_TRACKS = dict(  # tracks with a training of their own; the oracle chooses among the epochs of `last`
     last="trained on all other speakers", validation="trained without the held-out speakers"
 )
+RESULT = "result"  # in place of a track: of each method that which its result is of, `last` or as its file says
 REMEDY = "remove its folder and repeat the training command"
 
 PROJECT = Path(__file__).resolve().parents[1]

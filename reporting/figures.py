@@ -31,11 +31,11 @@ from common import config, runs
 from reporting import published, summary, tables
 
 FIGURES = dict(  # name -> tracks that it can show
-    confusion=runs.TRACKS,
-    attention=("last", "validation"),  # the weights of the oracle's epoch are not saved
-    curves=(*runs.TRACKS, "all"),  # shows all of them
-    speakers=runs.TRACKS,
-    methods=runs.TRACKS,
+    confusion=(runs.RESULT, *runs.TRACKS),
+    attention=(runs.RESULT, "last", "validation"),  # the weights of the oracle's epoch are not saved
+    curves=(runs.RESULT, *runs.TRACKS, "all"),  # shows all of them
+    speakers=(runs.RESULT, *runs.TRACKS),
+    methods=(runs.RESULT, *runs.TRACKS),
 )
 OF_ALL_MODELS = ("speakers", "methods")
 ENDINGS = (".png", ".svg", ".pdf")
@@ -87,7 +87,8 @@ def check_options(options):
     if figure == "attention" and not options.utterance:
         raise protocols.UsageError("--figure attention: needs --utterance, a name as in predictions.csv")
     if options.track not in FIGURES[figure]:
-        raise protocols.UsageError(f"--track {options.track}: --figure {figure} takes {' or '.join(FIGURES[figure])}")
+        possible = " or ".join(FIGURES[figure][1:])
+        raise protocols.UsageError(f"--track {options.track}: --figure {figure} takes {possible}")
     try:
         import matplotlib
     except ImportError:
@@ -249,7 +250,7 @@ def make_confusion(options, database, models):
     found, damaged = load(options, database, models[0], [options.track])
     result, _ = found[options.track]
     title = title_of(database, models[0], result, options.protocol)
-    shown = {f"{MARKS[options.track][0]}: {reached(result)}": rates(result.confusion)}
+    shown = {f"{meaning_of(options.track, [result])}: {reached(result)}": rates(result.confusion)}
     if options.published:
         paper = published_rates(database, models[0], result.classes)
         if not paper:
@@ -331,7 +332,7 @@ def make_speakers(options, database, models):
     if not shown:
         none = f"{options.runs}: has no finished fold of {database} for this --track and --seed"
         raise protocols.UsageError("; ".join(damaged) or none)
-    title = f"{database}: WAR of each speaker, leaving one {options.protocol} out\n{MARKS[options.track][0]}"
+    title = f"{database}: WAR of each speaker, leaving one {options.protocol} out\n{meaning_of(options.track, results.values())}"
     chance = 100 / len(next(iter(results.values())).classes)
     return draw_speakers(shown, pooled, chance, title, notes_on(results)), damaged
 
@@ -387,7 +388,7 @@ def make_methods(options, database, models):
         raise protocols.UsageError(f"{options.runs}: has no finished fold of {database} for this --track and --seed")
     if strict := [model for model, result in others.items() if not result.transductive]:
         raise protocols.UsageError(f"--transductive {options.transductive}: {strict[0]} has no statistics of a speaker")
-    title = f"{database}: WAR of all methods, leaving one {options.protocol} out\n{MARKS[options.track][0]}"
+    title = f"{database}: WAR of all methods, leaving one {options.protocol} out\n{meaning_of(options.track, results.values())}"
     shown = {model: result for model, result in results.items() if not result.transductive}
     chance = 100 / len(next(iter(results.values())).classes)
     papers = {model: paper_war(database, model, result) for model, result in (others | shown).items()}
@@ -474,6 +475,12 @@ MARKS = {  # track -> what it is, and its mark
     "validation": ("validation, chosen on held-out speakers", dict(marker="^", color=DARK)),
     "oracle": ("oracle, a diagnostic and not a result", dict(marker="D", color=DARK, markerfacecolor="white")),
 }
+
+
+def meaning_of(track, results):
+    """What the epochs of some Summaries are, by the track that was asked for."""
+    kinds = {result.track for result in results} if track == runs.RESULT else {track}
+    return MARKS[kinds.pop()][0] if len(kinds) == 1 else tables.TRACK_NAMES[track]
 
 
 def make_curves(options, database, models):
@@ -628,7 +635,7 @@ def make_attention(options, database, models):
         f"{database}: {name} is {classes[fold.labels[fold.ids.index(name)]]}, "
         f"recognised as {classes[scores.argmax()]} ({scores.max():.2f})\n"
         f"by {settings['model']}, trained without {settings['protocol']} {settings['fold_name']}, "
-        f"seed {settings['seed']}, {tables.TRACK_NAMES[options.track]}"
+        f"seed {settings['seed']}, {tables.TRACK_NAMES[settings['track']]}"
     )
     return draw_attention(explanation, title, fold.config.deviations), damaged
 

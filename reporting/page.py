@@ -40,7 +40,7 @@ class Results:
     def __init__(self, folder, database, protocol, seeds, arguments):
         self.database, self.protocol, self.arguments = database, protocol, arguments  # arguments: of evaluate.py
         self.found, self.summaries, self.rows, damaged = {}, {}, {}, []  # by track: as in summary.py, but by model
-        for track in runs.TRACKS:
+        for track in (runs.RESULT, *runs.TRACKS):
             found, notes = summary.collect(folder, protocol, seeds, track, database)
             summaries, damaged = summary.summarize_all(found, notes), damaged + notes
             self.found[track], self.summaries[track] = (
@@ -52,6 +52,7 @@ class Results:
                 self.rows[track] = sum(rows, [])
         self.damaged = list(dict.fromkeys(damaged))
         self.track = next(iter(self.rows), "last")  # of all but the curves and the table of all tracks
+        self.track_arguments = [] if self.track == runs.RESULT else ["--track", self.track]
         rows, self.main = self.rows.get(self.track, []), self.summaries[self.track]
         methods = {row["model"]: row["method"] for row in reversed(rows)}
         models = dict.fromkeys(row["model"] for row in rows if row["model"] in self.main)
@@ -60,6 +61,7 @@ class Results:
         self.without_folds = sorted(begun - set(self.main))
         rates = [(row[f"{of}war"], row[f"{of}uar"]) for row in rows for of in ("", "published_")]
         differ = any(None not in pair and abs(pair[0] - pair[1]) > 0.005 for pair in rates)
+        self.track_name = tables.track_name({its.track for its in self.main.values()}, self.track)
         self.chance = 100 / len(next(iter(self.main.values())).classes) if self.main else None  # rate of guessing
         self.metrics = list(METRICS) if differ else ["WAR"]  # UAR where it is another number
 
@@ -138,7 +140,7 @@ def overview(results):
         "Methods": ", ".join(results.names.values()),
         "Database": f"{results.database}{language}: {facts.utterances} utterances of {len(facts.speakers)} speakers, "
         f"{facts.seconds / 60:.1f} minutes; {len(facts.classes)} classes: {', '.join(facts.classes)}",
-        "Test": f"leaving one {results.protocol} out; {tables.TRACK_NAMES[results.track]}",
+        "Test": f"leaving one {results.protocol} out; {results.track_name}",
         "Finished": finished(folds),
         "Trained by": "; ".join(name + its for part, name in MACHINE.items() if (its := versions(folds, part))),
         "Incomplete": tag("ul", *(tag("li", text) for text in missing), class_="missing") if missing else "nothing",
@@ -258,9 +260,9 @@ def dot_chart(results, metric):
     axis = drawings.dots_axis(f"{metric} in per cent", ticks)
     heads = (("method", None), (axis, "plot"), ("ours", "ours"), ("paper", "paper"))
     heads = tag("tr", *(tag("th", text, scope="col", class_=kind) for text, kind in heads))
-    title = f"{metric} of all methods, leaving one {results.protocol} out, {tables.TRACK_NAMES[results.track]}"
+    title = f"{metric} of all methods, leaving one {results.protocol} out, {results.track_name}"
     whole = tag("table", tag("caption", title), tag("thead", heads), *bodies, class_="chart")
-    return Html(whole + results.command("--track", results.track))
+    return Html(whole + results.command(*results.track_arguments))
 
 
 def extent(results, row):
@@ -278,16 +280,17 @@ def extent(results, row):
 
 def result_tables(results):
     """Yield the papers' tables, the tracks side by side, and the counts of the database, each with its command."""
-    tracks = {results.track: results.rows[results.track]}
-    if len(results.rows) > 1:
-        tracks["all"] = sum(results.rows.values(), [])
-    for track, rows in tracks.items():
+    shown = [(results.track_arguments, results.rows[results.track])]
+    by_track = [rows for track, rows in results.rows.items() if track != runs.RESULT]
+    if len(by_track) > 1:
+        shown.append((["--track", "all"], sum(by_track, [])))
+    for arguments, rows in shown:
         groups = {}
         for row in rows:
             groups.setdefault((row["table"], row["source"]), []).append(row)
         for (kind, source), group in groups.items():
             yield table(*tables.readable(kind, source, results.database, group))
-            yield results.command("--table", kind, "--track", track)
+            yield results.command("--table", kind, *arguments)
     counts = summary.database_rows(
         [results.database], {(results.database, model): its for model, its in results.found[results.track].items()}
     )
@@ -308,7 +311,7 @@ def confusions(results):
                 [matrix(f"{name}, published in {paper[0]}", its.classes, paper[1]), *shown],
                 ["--published"],
             )
-        command = results.figure_command("confusion", model, "--track", results.track, *options)
+        command = results.figure_command("confusion", model, *results.track_arguments, *options)
         figure = tag("figure", tag("div", *shown, class_="grid"), command, class_="pair" if paper else None)
         parts.append((paper is None, figure))
     return tag("div", *(figure for _, figure in sorted(parts, key=lambda part: part[0])), class_="grid")
@@ -343,5 +346,5 @@ def speaker_table(results, metric):
         cells = [shaded(tag(weight, tables.percent(rate)), 0.7 * (rate - low) / (high - low + 1)) for rate in line]
         rows.append([method, seed, *cells])
     header = ["method", "seed", *names[:-1], "all"]
-    command = results.command("--figure", "speakers", "--track", results.track, "--out", "speakers.png")
+    command = results.command("--figure", "speakers", *results.track_arguments, "--out", "speakers.png")
     return Html(table(f"{metric} of each speaker and each seed", header, rows, kind="sortable shaded") + command)

@@ -15,7 +15,7 @@ import numpy as np
 import protocols
 from common import runs
 from common.methods import EXTENTS, PAPER_SETTINGS
-from common.runs import DONE_FILE, TRAINED_TRACKS, RunError
+from common.runs import DONE_FILE, RESULT, TRAINED_TRACKS, RunError
 from reporting import published, significance, tables
 
 TEMPLATE = "casia"  # the database that each table of both papers holds: its rows serve unpublished databases
@@ -43,6 +43,7 @@ class Summary:
     confusion: list  # counts, rows the true class, summed over seeds
     classes: list
     partial: bool
+    track: str  # of its folds, a key of runs.TRAINED_TRACKS
     transductive: bool  # normalised by statistics of the tested speakers' own recordings
     method: dict  # facts about a method that is none of the papers' networks, see common/methods.py
     notes: list
@@ -55,8 +56,16 @@ def collect(folder, protocol, seeds, track, only_database=None, only_model=None)
     """Finished folds below a folder: {(database, model): {seed: [FoldResult]}}, and notes on damaged folds.
 
     seeds: those to count, or None for all. Faults in what `only_database` and `only_model` leave out do no harm.
-    RunError where a fold is in another folder than its settings name, is there twice, or cannot be read.
+    With RESULT as the track each method has its own. RunError where a fold is in another folder than its settings
+    name, is there twice, or cannot be read.
     """
+    if track == RESULT:
+        found, notes = {}, {}
+        for trained in TRAINED_TRACKS:
+            its, more = collect(folder, protocol, seeds, trained, only_database, only_model)
+            found |= {key: by_seed for key, by_seed in its.items() if track_of(by_seed) == trained}
+            notes |= dict.fromkeys(more)
+        return found, list(notes)
 
     def is_wanted(database, model, its_protocol, seed=None):
         wanted = its_protocol == protocol and only_database in (None, database) and only_model in (None, model)
@@ -90,6 +99,11 @@ def collect(folder, protocol, seeds, track, only_database=None, only_model=None)
         found.setdefault((database, model), {}).setdefault(seed, []).append(fold)
         previous = fold
     return found, notes
+
+
+def track_of(by_seed):
+    """Track that the result of a method is of, by its folds {seed: [FoldResult]}."""
+    return next(iter(by_seed.values()))[0].config.method.get("track", "last")
 
 
 def find_published(folder, only_database=None):
@@ -170,6 +184,7 @@ def summarize(by_seed):
         confusion=sum(pooled).tolist(),
         classes=classes,
         partial=config.database.partial,
+        track=config.settings["track"],
         transductive=is_transductive(config),
         method=config.method,
         notes=row_notes(by_seed, seeds, config),
@@ -342,8 +357,8 @@ def result_row(paper, protocol, track, seeds, model, ours):
         published_uar=paper["uar"],
         published_note=paper["note"] or None,
         protocol=protocol,
-        track=track,
-        **{name: value for name, value in values.items() if name != "method"},
+        **{name: value for name, value in values.items() if name not in ("method", "track")},
+        track=values["track"] if track == RESULT else track,
         extent=extent_of(model, ours),
     )
     if ours and track == "oracle":
@@ -401,10 +416,11 @@ def significance_rows(models, databases, found, protocol, track):
                 )
         (ours, _, speakers), (theirs, _, _) = (paired_hits(run, seeds) for run in pair)
         test = significance.compare(ours, theirs, speakers)
+        tracks = {config.settings["track"] for config in configs} if track == RESULT else {track}
         winner = {"first": first, "second": second}.get(test.verdict)
         rows.append(dict(
             dict.fromkeys(tables.RESULT_KEYS), table=tables.SIGNIFICANCE, database=database, protocol=protocol,
-            track=track, first=first, second=second,
+            track=tracks.pop() if len(tracks) == 1 else track, first=first, second=second,
             war_first=100 * float(ours.mean()), war_second=100 * float(theirs.mean()),
             difference=100 * test.war_difference, difference_speakers=[100 * end for end in test.interval],
             speakers=int(speakers.max()) + 1, speaker_p=test.speaker_p, mcnemar_p=test.mcnemar_p,

@@ -12,7 +12,7 @@ import textwrap
 import numpy as np
 
 from common import cli
-from common.runs import TRACKS
+from common.runs import RESULT, TRACKS
 from reporting import significance
 
 WIDTH = 80  # columns of a table on a terminal
@@ -29,11 +29,20 @@ TRACK_HEADER = ["method", *(f"{of}\n{name}" for of in ("paper", "last", "valid."
 ORACLE_NOTE = "+ oracle: the best evaluated test epoch, a diagnostic and not a result"
 TRANSDUCTIVE = "†"  # mark of a method
 TRANSDUCTIVE_NOTE = f"{TRANSDUCTIVE} transductive: normalised by all recordings of the tested speaker"
-TRACK_NAMES = dict(last="last epoch", validation="epoch chosen on held-out speakers", oracle="oracle, a diagnostic")
+TRACK_NAMES = dict(
+    last="last epoch", validation="epoch chosen on held-out speakers", oracle="oracle, a diagnostic",
+    result="each method's own epoch",
+)  # fmt: skip
+HELD_OUT_NOTE = "epoch chosen on held-out training speakers, so trained on fewer"
 SIGNIFICANCE_HEADER = ["models", "WAR", "diff.", "95% speakers", "p speakers", "McNemar p", "seeds"]
 DATABASE_HEADER = ["", "published", "found"]
 
 # ---------------------------------------------------------------------------------- from rows to cells
+
+
+def track_name(tracks, asked=RESULT):
+    """What the epochs of results are, by the tracks that they are of and the track that was asked for."""
+    return TRACK_NAMES[asked if asked != RESULT or len(tracks) != 1 else next(iter(tracks))]
 
 
 def render(rows, style):
@@ -57,10 +66,10 @@ def readable(table, source, database, rows):
         title = f"{database}: significance, leaving one {rows[0]['protocol']} out, {TRACK_NAMES[rows[0]['track']]}"
         return title, SIGNIFICANCE_HEADER, list(map(significance_cells, rows)), significance_notes(rows)
     protocol = next((row["protocol"] for row in rows if row["war"] is not None), None)
-    tracks = list(dict.fromkeys(row["track"] for row in rows))
+    tracks = list(dict.fromkeys(row["track"] for row in rows if row["track"]))
     title = ", ".join(filter(None, (f"{database}: {table}", source)))
     title += f", ours leaving one {protocol} out" if protocol else ", not run yet"
-    if len(tracks) > 1:  # --track all
+    if len({row["method"] for row in rows}) < len(rows):  # --track all
         by_method, tracks_of = {}, {}  # tracks_of: note -> names of the tracks that it concerns
         for row in rows:
             by_method.setdefault(row["method"], []).append(row)
@@ -71,7 +80,7 @@ def readable(table, source, database, rows):
                  for note, names in tracks_of.items()]  # fmt: skip
         notes = [RESULT_NOTE.partition(";")[0], *notes, ORACLE_NOTE]
         return title, TRACK_HEADER, list(map(track_cells, by_method.values())), notes
-    title += f", {TRACK_NAMES[tracks[0]]}" if protocol else ""
+    title += f", {track_name(set(tracks))}" if protocol else ""
     intervals = [f"{row['method']}: {note}" for row in rows if (note := interval_note(row))]
     notes = [RESULT_NOTE, *result_notes(rows), *intervals] + ([ORACLE_NOTE] if "oracle" in tracks else [])
     return title, RESULT_HEADER, list(map(result_cells, rows)), notes
@@ -138,6 +147,8 @@ def result_notes(rows):
     methods = {}  # note -> methods
     for row in rows:
         notes = [note for note in row["notes"] or [] if note != ORACLE_NOTE]  # it ends the table
+        if row["war"] is not None and row["track"] == "validation":
+            notes.append(HELD_OUT_NOTE)
         if row["war"] is not None and row["folds_done"] < row["folds_total"]:
             notes.insert(0, f"incomplete: only {row['folds_done']}/{row['folds_total']} folds")
         for note in notes:

@@ -162,7 +162,7 @@ def test_the_settings_of_a_file_take_effect_and_the_command_line_precedes_them(c
     assert settings["epochs"] == 3  # on the synthetic corpus too
     settings |= dict(front_end=features.FRONT_ENDS["tft"].as_settings(), seed=0, fold=1)
     train_on = np.arange(11)  # 4 angry, 4 happy, 3 sad
-    fold = trainer.FoldTrainer(data.to_device(database, loaded, "cpu"), settings, train_on, build=mine.build)
+    fold = trainer.FoldTrainer(data.to_device(database, loaded, "cpu"), settings, train_on, method=mine)
     assert type(fold.optimizer) is torch.optim.SGD and fold.optimizer.defaults["momentum"] == 0.9
     x, labels = data.gather(fold.data, fold.normalization, fold.segments), fold.data.labels[fold.segments]
     losses = []
@@ -307,7 +307,7 @@ BAD = {  # text of a file -> part of the line
     "SETTINGS = {'optimizer': 'Nope'}": "has no attribute 'Nope'",
     "SETTINGS = {'optimizer': 'LBFGS'}": "ends in an error (TypeError: LBFGS.step()",
     "SETTINGS = {'normalization': 'none of these'}": "--normalization none of these: choose fold, none, segment",
-    "FRONT_END = ['tft']": "FRONT_END is ['tft']; choose tft, atfnn, or give a features.FrontEnd",
+    "FRONT_END = ['tft']": "FRONT_END is ['tft']; choose tft, atfnn, spectrum-10, spectrum-20, or give a features.FrontEnd",
     "import features\nFRONT_END = features.FrontEnd(0, 0)": "FRONT_END has impossible values",
     "PUBLISHED = 'LoHu'": "PUBLISHED is 'LoHu'; give names of rows",
     "EXTENT = 'all'": "EXTENT is 'all'; choose full, most, reading",

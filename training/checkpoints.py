@@ -204,6 +204,7 @@ class FoldRun:
             normalization=[part.cpu() for part in normalization[:2]] if is_of_fold else None,
             settings=job.settings,
             classes=list(database.classes),
+            speakers=len(self.config.train_speakers),
             epoch=epoch,
             code=self.config.code,
         )
@@ -248,7 +249,7 @@ def load_model(folder, device):
     path = folder / "checkpoint.pt"
     checkpoint = read_checkpoint(path)
     try:
-        return model_of(checkpoint, device, read_build(folder, checkpoint["settings"]))
+        return model_of(checkpoint, device, read_method(folder, checkpoint["settings"]))
     except (runs.RunError, methods.MethodError):
         raise
     except KeyError as error:
@@ -258,19 +259,24 @@ def load_model(folder, device):
     raise runs.RunError(f"{path}: cannot be used ({reason}); train it again, or name another --run")
 
 
-def read_build(folder, settings):
-    """Function `build` of a user's network, from the copy of its file; None of the papers' networks."""
+def read_method(folder, settings):
+    """Method of a run that is none of the papers' networks, a user's from the copy of its file; None of the papers'."""
+    if settings["model"] in methods.COMPARISONS:
+        return methods.find(settings["model"])
     if "method_sha256" not in settings:
         return None
     path = folder / runs.METHOD_FILE
     with runs.reading(path):
         if runs.sha256_of(path) != settings["method_sha256"]:
             raise ValueError("it is not the file that was trained")
-    return methods.load_file(path).build
+    return methods.load_file(path)
 
 
-def model_of(checkpoint, device, build=None):
+def model_of(checkpoint, device, method=None):
     """Model of a checkpoint's content; KeyError, ValueError and others where the content is odd."""
+    if method and method.has_back_end:
+        raise ValueError("its classifier is fitted on training recordings and not saved")
+    build = method.build if method else None
     settings, classes, normalization = checkpoint["settings"], checkpoint["classes"], checkpoint["normalization"]
     front_end = check_front_end(settings["front_end"])
     if len(set(classes)) < max(2, len(classes)) or not all(isinstance(name, str) and name for name in classes):
@@ -288,7 +294,8 @@ def model_of(checkpoint, device, build=None):
         if not offset.shape == scale.shape == (1, front_end.n_mels, 1) or not (scale > 0).all():
             raise ValueError("its normalisation does not fit the front end")
         normalization = (offset.float().to(device), scale.float().to(device))
-    network = make_model(settings, len(classes), device, default_form(device), seed=0, build=build)
+    speakers, form = checkpoint.get("speakers", 2), default_form(device)
+    network = make_model(settings, len(classes), device, form, seed=0, build=build, speakers=speakers)
     network.load_state_dict(checkpoint["model"])
     numbers = [*network.state_dict().values(), *(normalization or ())]
     if not all(bool(torch.isfinite(value).all()) for value in numbers):

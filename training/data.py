@@ -92,6 +92,13 @@ class Data(NamedTuple):
         return torch.from_numpy(np.concatenate(ranges)).to(self.segments.device)
 
 
+    def speakers_of(self, utterances):
+        """Number (S,) of each segment's speaker among those of some utterances, from 0; -1 for another speaker."""
+        names = sorted(set(self.database.speakers[utterances].tolist()))
+        numbers = np.array([names.index(name) if name in names else -1 for name in self.database.speakers.tolist()])
+        return torch.from_numpy(numbers).to(self.segments.device)[self.utterance_of]
+
+
 def to_device(database, loaded, device):
     """Data of a database and its Features."""
     utterance_of = np.repeat(np.arange(len(loaded.counts)), loaded.counts)
@@ -178,3 +185,13 @@ def score(model, data, normalization, utterances, aggregation="mean"):
         parts = [model(gather(data, normalization, part)).softmax(1) for part in index.split(EVAL_BATCH)]
     model.train()
     return protocols.utterance_scores(torch.cat(parts).cpu().numpy(), data.features.counts[utterances], aggregation)
+
+
+def embed(model, data, normalization, utterances):
+    """Embeddings of utterances, a list of n arrays (S_i, D) float32 with a row for each segment, in evaluation mode."""
+    model.eval()
+    with torch.inference_mode():
+        index = data.segments_of(utterances)
+        parts = [model.embed(gather(data, normalization, part)).float() for part in index.split(EVAL_BATCH)]
+    model.train()
+    return np.split(torch.cat(parts).cpu().numpy(), np.cumsum(data.features.counts[utterances])[:-1])

@@ -34,12 +34,14 @@ def train_fitted(pending, database, features_of, folds_total):
 def fit_fold(job, database, loaded, folds_total, progress):
     """Fit a fold, then write its files."""
     start, test, folder = time.perf_counter(), job.fold.test, job.folder
-    code = runs.code_versions([*CODE_FILES, f"comparisons/{job.method.name.replace('-', '_')}.py"])
+    code = runs.code_versions([*CODE_FILES, *job.method.code_files()])
     run_config = scheduler.make_run_config(
-        job, database, loaded, folds_total, code=code, engine="numpy", deterministic=True
+        job, database, loaded, folds_total, "cpu", code, engine="numpy", deterministic=True
     )
     x = normalize(inputs_of(job.method, loaded), job.settings["normalization"], job.train_utterances, database.speakers)
-    scores = scores_of(job, x, database)
+    train, labels = select(x, job.train_utterances), database.labels[job.train_utterances]
+    fitted = methods.fit(job.method, train, labels, job.settings["seed"])
+    scores = methods.score(job.method, fitted, select(x, test), len(database.classes))
     (folder / runs.DONE_FILE).unlink(missing_ok=True)
     runs.write_json(folder / "config.json", asdict(run_config))
     runs.write_predictions(folder / "predictions.csv", database, test, scores)
@@ -51,34 +53,6 @@ def fit_fold(job, database, loaded, folds_total, progress):
     matrix = protocols.confusion(database.labels[test], scores)
     result = f"WAR {100 * protocols.war(matrix):.2f}, UAR {100 * protocols.uar(matrix):.2f}"
     progress.line(f"{result}, {format_duration(time.perf_counter() - start)}")
-
-
-def scores_of(job, x, database):
-    """Scores (n, K) of the tested utterances, float32; 0 for a class that the fold has no training utterance of.
-
-    Raises MethodError or RunError where the method ends in an error, or gives other or not-finite scores.
-    """
-    module, path = job.method.module, job.method.path
-    present, labels = np.unique(database.labels[job.train_utterances], return_inverse=True)
-    if len(present) < 2:
-        raise protocols.UsageError(f"{job.title(1)}: trains on one class only; add recordings of other speakers")
-    scores = np.zeros((len(job.fold.test), len(database.classes)), np.float32)
-    try:
-        with methods.errors_of(path):
-            model = module.fit(select(x, job.train_utterances), labels, len(present), job.settings["seed"])
-            found = np.asarray(module.scores(model, select(x, job.fold.test)), np.float32)
-    except (ValueError, FloatingPointError, np.linalg.LinAlgError) as error:
-        if isinstance(error, methods.MethodError):
-            raise
-        reason = methods.describe(error)
-        raise runs.RunError(f"{job.folder}: {job.method.name} cannot be fitted ({reason}); drop that --model") from None
-    if found.shape != (len(scores), len(present)) or not np.isfinite(found).all():
-        raise methods.MethodError(
-            f"{path or job.method.name}: gives scores of shape {found.shape}, or not finite; "
-            f"return finite scores {(len(scores), len(present))}"
-        )
-    scores[:, present] = found
-    return scores
 
 
 def inputs_of(method, loaded):

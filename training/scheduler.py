@@ -96,7 +96,7 @@ def make_jobs(options, chosen, database, folds, features_of):
             settings["eval_every"] = options.eval_every
         settings["utterances"] = database.digest[:16]
         settings["recordings"] = features_of[method.name].digest[:16]
-        tracks = ["last"] if method.is_fitted else config.tracks_of(options)
+        tracks = config.tracks_of(options, method)
         for seed, fold, track in product(config.seeds_of(options, method), folds, tracks):
             jobs.append(make_job(options, method, database, fold, seed, track, settings, deviations))
     return jobs
@@ -428,11 +428,12 @@ class FoldScheduler:
                 engine=engine, folds_at_once=self.folds_at_once,
                 deterministic=self.device == "cpu" or self.options.deterministic,
             )  # fmt: skip
+            code = runs.CODE_VERSIONS | runs.code_versions(job.method.code_files())
             run_config = make_run_config(
-                job, self.database, data_of_job.features, self.folds_total, self.device, **machine
+                job, self.database, data_of_job.features, self.folds_total, self.device, code, **machine
             )
             fold_trainer = trainer.FoldTrainer(
-                data_of_job, job.settings, job.train_utterances, self.form, job.method.build
+                data_of_job, job.settings, job.train_utterances, self.form, job.method
             )
             progress = Progress(f"[{number}/{total}] {job.title(self.folds_total)}")
             run = checkpoints.FoldRun(job, fold_trainer, run_config, self.options.save_every, progress)

@@ -21,7 +21,7 @@ import features
 import models
 import protocols
 from common import methods
-from training.data import fit_normalization, gather, score
+from training.data import embed, fit_normalization, gather, score
 
 SEED_STRIDE = 1_000_003  # between the streams of random numbers of two seeds: more than there are epochs
 
@@ -39,16 +39,21 @@ def cross_entropies(logits, labels, double_softmax=False):
     return cross_entropy(logits.softmax(1) if double_softmax else logits, labels, reduction="none")
 
 
-def train_step(model, optimizer, x, labels, precision="float32", double_softmax=False, forward=None, weights=None):
+def train_step(
+    model, optimizer, x, labels, precision="float32", double_softmax=False, forward=None, weights=None, speakers=None
+):
     """Take one step of the optimiser on the mean loss of segments x (b, 1, n_mels, frames); gives the loss.
 
     `forward(model, x)` replaces `model(x)`, for instance by what torch.compile makes of it. `weights` (K,) are those of
-    the classes in the loss.
+    the classes in the loss. A network with a loss of its own gets the segments' `speakers` (b,) too.
     """
     optimizer.zero_grad(set_to_none=True)
     with in_precision(x.device, precision):
-        logits = forward(model, x) if forward else model(x)
-    losses = cross_entropies(logits, labels, double_softmax)
+        if hasattr(model, "losses"):
+            losses = model.losses(x, labels, speakers)
+        else:
+            logits = forward(model, x) if forward else model(x)
+            losses = cross_entropies(logits, labels, double_softmax)
     loss = (losses if weights is None else losses * weights[labels]).mean()
     loss.backward()
     optimizer.step()
@@ -58,26 +63,34 @@ def train_step(model, optimizer, x, labels, precision="float32", double_softmax=
 # ------------------------------------------------------------------------------------------- networks
 
 
-def make_model(settings, classes, device, form="plain", seed=None, build=None):
+def make_model(settings, classes, device, form="plain", seed=None, build=None, speakers=2):
     """Network of a run's settings, its weights by the seed alone, on a device, in a form of fast/modules.py.
 
     `build(classes, n_mels, frames)` makes a network that is not of models.py; TypeError where it gives something else.
+    `speakers` is the number of those that it is trained on, for a `build` that takes it.
     """
     front_end = features.FrontEnd(**settings["front_end"])
     sizes = dict(n_mels=front_end.n_mels, frames=front_end.frames)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings["seed"] if seed is None else seed)
         if build:
+            if "speakers" in inspect.signature(build).parameters:
+                sizes["speakers"] = speakers
             model = build(classes, **sizes)
             if not isinstance(model, torch.nn.Module):
                 raise TypeError(f"build gives {type(model).__name__}, no torch.nn.Module")
             if any(map(torch.nn.parameter.is_lazy, model.parameters())):  # a first input gives them their shapes
                 with torch.no_grad():
                     model.eval()(torch.zeros(1, 1, *front_end.row_shape))
-            return model.train().to(device)
+            model = model.train().to(device)
+            return model if "method_sha256" in settings else accelerated(model, form)
         options = {name: settings[name] for name in models.OPTIONS if name in settings}
         model = models.build(settings["model"], classes, **sizes, **options)
-    model = model.to(device, memory_format=torch.channels_last)
+    return accelerated(model.to(device, memory_format=torch.channels_last), form)
+
+
+def accelerated(model, form):
+    """A new network with its modules in a form of fast/modules.py; `plain` needs no such folder."""
     if form == "plain":
         return model
     from fast import modules
@@ -110,8 +123,12 @@ def check_network(method, settings, classes, device):
                 check_logits(method.path, logits, 2, classes)
                 if not all(part.ndim == 4 and len(part) == 2 for part in maps.values()):
                     raise ValueError("maps for 2 segments are not all (2, heads, rows, columns)")
-        optimizer = make_optimizer(model.parameters(), settings, x.device)
-        train_step(model.train(), optimizer, x, torch.arange(2, device=device), settings["precision"])
+        optimizer, two = make_optimizer(model.parameters(), settings, x.device), torch.arange(2, device=device)
+        loss = train_step(model.train(), optimizer, x, two, settings["precision"], speakers=two)
+        if not torch.isfinite(loss):
+            raise ValueError(f"a loss of {loss}")
+        if method.has_back_end and getattr(model.embed(x), "shape", ())[:1] + (0,) != (2, 0):
+            raise ValueError("embed(x) gives no (2, D) for 2 segments")
 
 
 def check_logits(path, logits, size, classes):
@@ -161,10 +178,14 @@ def prepare(device, deterministic):
 class FoldTrainer:
     """Weights of one fold, trained on the segments of `train_utterances`."""
 
-    def __init__(self, data, settings, train_utterances, form="plain", build=None):
-        self.data, self.settings = data, settings
+    def __init__(self, data, settings, train_utterances, form="plain", method=None):
+        self.data, self.settings, self.method = data, settings, method
+        self.train_utterances, self.fitted = train_utterances, (None, None)  # fitted: epoch, its back end
         device, classes = data.segments.device, len(data.database.classes)
-        self.model = make_model(settings, classes, device, form, build=build)
+        speakers = data.speakers_of(train_utterances)  # (S,)
+        number, build = int(speakers.max()) + 1, method.build if method else None
+        self.model = make_model(settings, classes, device, form, build=build, speakers=number)
+        self.speakers = speakers if hasattr(self.model, "losses") else None
         self.optimizer = make_optimizer(self.model.parameters(), settings, device)
         self.class_weights = None
         if settings.get("class_weights"):  # N / (K N_k), 0 for a class that is not there
@@ -184,16 +205,28 @@ class FoldTrainer:
     def step(self, index, forward=None):
         """Train on the segments `index` (b,); gives the loss, on the device."""
         x, labels = gather(self.data, self.normalization, index), self.data.labels[index]
+        speakers = self.speakers[index] if self.speakers is not None else None
         double_softmax = self.settings.get("double_softmax", False)
         return train_step(
             self.model, self.optimizer, x, labels, self.settings["precision"], double_softmax, forward,
-            self.class_weights,
+            self.class_weights, speakers,
         )  # fmt: skip
 
     def score(self, utterances):
-        """Scores of utterances from their segments' posteriors, float32 (n, K)."""
+        """Scores of utterances from their segments' posteriors, or by the method's back end, float32 (n, K)."""
+        if self.method and self.method.has_back_end and len(utterances):
+            return self.score_by_back_end(utterances)
         aggregation = self.settings.get("aggregation", "mean")
         return score(self.model, self.data, self.normalization, utterances, aggregation)
+
+    def score_by_back_end(self, utterances):
+        """Scores (n, K) of utterances from their segments' embeddings, by what is fitted on those of the training."""
+        if self.fitted[0] != self.epoch:
+            train = embed(self.model, self.data, self.normalization, self.train_utterances)
+            labels = self.data.database.labels[self.train_utterances]
+            self.fitted = self.epoch, methods.fit(self.method, train, labels, self.settings["seed"])
+        tested = embed(self.model, self.data, self.normalization, utterances)
+        return methods.score(self.method, self.fitted[1], tested, len(self.data.database.classes))
 
     def copy_weights(self):
         """Copy of the weights and buffers, by name."""
