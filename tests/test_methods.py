@@ -73,6 +73,59 @@ def fit(x, labels, classes, seed):
 def scores(model, x):
     return x @ model.T
 """
+PER_SPEAKER = """
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+SETTINGS = dict(epochs=2, batch_size=8)
+TRACK = "validation"
+
+
+class Net(nn.Module):
+    def __init__(self, size, classes, speakers):
+        super().__init__()
+        self.emotion, self.speaker = nn.Linear(size, classes), nn.Linear(size, speakers)
+
+    def forward(self, x):
+        return self.emotion(x.flatten(1))
+
+    def losses(self, x, labels, speakers):
+        of_speaker = cross_entropy(self.speaker(x.flatten(1)), speakers, reduction="none")
+        return cross_entropy(self(x), labels, reduction="none") + 2 * of_speaker
+
+
+def build(classes, n_mels, frames, speakers):
+    return Net(n_mels * frames, classes, speakers)
+"""
+WITH_BACK_END = """
+import numpy as np
+from torch import nn
+
+SETTINGS = dict(epochs=2, batch_size=8, normalization="none")
+
+
+class Net(nn.Linear):
+    def embed(self, x):
+        return x.mean((1, 3))
+
+    def forward(self, x):
+        return super().forward(self.embed(x))
+
+
+def build(classes, n_mels, frames):
+    return Net(n_mels, classes)
+
+
+def fit(x, labels, classes, seed):
+    means = np.stack([part.mean(0) for part in x])
+    return np.stack([means[labels == k].mean(0) for k in range(classes)])
+
+
+def scores(model, x):
+    means = np.stack([part.mean(0) for part in x])
+    return -((means[:, None] - model) ** 2).sum(2)
+"""
 LINEAR = "from torch import nn\ndef build(classes, n_mels, frames):\n    return nn.Sequential(nn.Flatten(), {})\n"
 FORWARD = """from torch import nn
 class Net(nn.Linear):
@@ -274,10 +327,76 @@ def test_a_file_names_its_front_end_and_the_rows_that_it_stands_for(method, run,
     assert config.front_end_of(named, {}) == features.FRONT_ENDS["atfnn"]
 
 
+def test_a_network_with_a_loss_of_its_own_gets_the_speakers_that_train_it(corpus, method):
+    database = protocols.open_database(str(corpus / "small.csv"))
+    loaded = features.load(database.root, database.paths, features.FRONT_ENDS["tft"])
+    settings = config.settings_of(config.parse_command_line([]), mine := methods.find(method(PER_SPEAKER)))
+    settings |= dict(front_end=features.FRONT_ENDS["tft"].as_settings(), seed=0, fold=1)
+    train_on = np.flatnonzero(database.speakers != "S1")
+    fold = trainer.FoldTrainer(data.to_device(database, loaded, "cpu"), settings, train_on, method=mine)
+    assert fold.model.speaker.out_features == 3
+    x, index = data.gather(fold.data, fold.normalization, fold.segments), fold.segments
+    names = database.speakers[fold.data.utterance_of[index].numpy()]
+    numbers = torch.tensor([["S2", "S3", "S4"].index(name) for name in names])
+    logits = [fold.model.emotion(x.flatten(1)), fold.model.speaker(x.flatten(1))]
+    parts = [cross_entropy(*pair) for pair in zip(logits, (fold.data.labels[index], numbers))]
+    torch.testing.assert_close(fold.step(index), (parts[0] + 2 * parts[1]).detach())
+
+
+def test_a_file_names_the_track_that_its_result_is_of(method, run, rows, corpus, tmp_path, capsys):
+    assert "validation" in run(method(PER_SPEAKER), "--eval-every", 1)[1]
+    folder = folder_of(tmp_path / "runs", "my_net", 1, 0, "validation")
+    assert runs.is_done(folder) and not folder_of(tmp_path / "runs", "my_net").exists()
+    assert len(runs.read_config(folder).train_speakers) == 2
+    assert command(predict.main, "--run", folder, corpus / "wav/S1/sad_01.wav") == 0  # its speakers are counted
+    assert run("lda-centroid", "--seed", 0)[0] == 0
+    found = {row["method"]: (row["track"], row["folds_done"]) for row in rows(tmp_path / "runs")}
+    assert found == {"my_net": ("validation", 4), "lda-centroid": ("last", 4)}
+    assert [row["method"] for row in rows(tmp_path / "runs", "--track", "last")] == ["lda-centroid"]
+    capsys.readouterr()
+    assert command(evaluate.main, "--runs", tmp_path / "runs", "--table", "comparison") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "each method's own epoch" in out and "my_net: epoch chosen on held-out training speakers" in out
+    assert run(method(PER_SPEAKER), "--track", "last")[0] == 0
+    assert [row["track"] for row in rows(tmp_path / "runs") if row["method"] == "my_net"] == ["validation"]
+    assert run(method(PER_SPEAKER), "--fold", "none")[0] == 0  # holds nobody out
+    assert command(evaluate.main, "--runs", tmp_path / "runs", "--audit") == 0
+
+
+def test_a_network_with_a_back_end_is_scored_by_what_is_fitted_on_its_embeddings(method, run, refused, corpus, tmp_path):
+    code, _, error = run(method(WITH_BACK_END), "--track", "all", "--eval-every", 1)
+    assert code == 0, error
+    database = protocols.open_database(str(corpus / "small.csv"))
+    loaded = features.load(database.root, database.paths, features.FRONT_ENDS["tft"])
+    ends = np.cumsum(loaded.counts)[:-1]
+    means = np.stack([part.mean((0, 2)) for part in np.split(loaded.segments, ends)])
+    fold = runs.read_fold(folder_of(tmp_path / "runs", "my_net"))
+    test = np.isin(database.ids, fold.ids)
+    centres = np.stack([means[~test & (database.labels == k)].mean(0) for k in range(3)])
+    np.testing.assert_allclose(fold.scores, -((means[test][:, None] - centres) ** 2).sum(2), rtol=1e-3)
+    assert command(evaluate.main, "--runs", tmp_path / "runs", "--audit") == 0
+    assert "has a classifier that predict.py lacks" in refused(method(WITH_BACK_END), "--fold", "none")
+
+
+def test_predict_refuses_a_network_whose_back_end_is_not_saved(method, run, corpus, tmp_path, capsys):
+    assert run(method(WITH_BACK_END), "--fold", 2)[0] == 0
+    options = ["--run", folder_of(tmp_path / "runs", "my_net"), corpus / "wav/S1/sad_01.wav"]
+    assert command(predict.main, *options) == cli.EXIT_USAGE
+    assert "its classifier is fitted on training recordings and not saved" in capsys.readouterr().err
+
+
 # ------------------------------------------------------------------------------ what is refused
 
 
+def test_a_row_that_cannot_be_run_says_why(refused):
+    assert "needs a speech recogniser" in refused("msa-al")
+
+
 BAD = {  # text of a file -> part of the line
+    PER_SPEAKER.replace("validation", "oracle"): "TRACK is 'oracle'; choose last or validation",
+    PER_SPEAKER.replace("+ 2 * of_speaker", "/ 0"): "a loss of",
+    WITH_BACK_END.replace("embed", "embedding"): "has no attribute 'embed'",
+    WITH_BACK_END.replace("x.mean((1, 3))", "x.mean()").replace("self.embed(x)", "x.mean((1, 3))"): "gives no (2, D)",
     "": "has no function build; add build(classes, n_mels, frames)",
     "build=3": "has no function build",
     "def build(:": "ends in an error (SyntaxError",
@@ -367,7 +486,8 @@ def test_a_recording_a_speaker_gives_no_statistics_of_a_speaker(model, method, r
 def test_groups_and_descriptors_are_what_they_claim():
     for group, names in methods.GROUPS.items():
         found = config.methods_of(config.parse_command_line(["--model", group]))
-        assert [(method.name, method.is_fitted) for method in found] == [(name, group != "all") for name in names]
+        assert tuple(method.name for method in found) == names
+        assert group != "classical" or all(method.is_fitted for method in found)
     wave = np.random.default_rng(0).normal(size=8000).astype(np.float32)
     are_vectors = {name: len(descriptor.rows_of(wave)) == 1 for name, descriptor in DESCRIPTORS.items()}
     assert are_vectors == dict.fromkeys(methods.VECTOR_DESCRIPTORS, True) | dict.fromkeys(
