@@ -3,6 +3,8 @@
     recording -> read_audio -> split_segments -> pre_emphasize -> split_frames -> power_spectrum
               -> mel_filter_bank -> ln(E + log_floor) -> segments (S, n_mels, frames)
 
+Comparison methods can have the logarithm of the power spectrum itself, and segments of equal length.
+
 `extract` computes the segments of a recording; `load` those of a list of recordings. It saves them in a
 cache folder, and the next run maps them into memory from there:
 
@@ -35,12 +37,21 @@ from common.audio import SAMPLE_RATES, AudioError, enough_memory, read_audio
 __all__ = ["SAMPLE_RATES", "AudioError", "enough_memory", "read_audio"]  # used as features.read_audio and so on
 MAX_OVERLAP = 0.75  # of a segment
 BLOCK_SEGMENTS = 4  # segments per pass: frames and spectra of a block stay in the processor's cache
-OMITTED_IF_DEFAULT = {"overlap": 0.0, "pre_emphasis_scope": "segment"}  # absent from the settings of older runs
+OMITTED_IF_DEFAULT = {  # absent from the settings of older runs
+    "overlap": 0.0, "pre_emphasis_scope": "segment", "scale": "mel", "cut": "fixed",
+}  # fmt: skip
+SCALES, CUTS = ("mel", "linear"), ("fixed", "equal")
 REUSED_BYTES = 16_000_000  # freed memory in blocks of up to this size is reused, not handed back
 CACHE_ROW = np.dtype(  # of a recording in a cache file
     [("segments", "<i8"), ("seconds", "<f8"), ("sha256", "S64"), ("fingerprint", duplicates.FINGERPRINT)]
 )
 TEMPORARY_AGE = 86_400  # seconds since its last write, until a temporary file of the cache is removed
+
+
+class OverlapError(ValueError):
+    """An overlap that a front end cannot have; the message names the remedy."""
+
+    exit_code = 2  # of a command that ends with this error
 
 
 @dataclass(frozen=True)
@@ -54,12 +65,14 @@ class FrontEnd:
     win_length: int = 320  # samples, 20 ms
     hop_length: int = 160  # samples, 10 ms
     n_fft: int = 512  # points
-    n_mels: int = 80  # Mel bands
+    n_mels: int = 80  # Mel bands, or bins on a linear scale
     fmin: float = 0.0  # Hz, lower edge of the first Mel band
-    fmax: float = 8_000.0  # Hz, upper edge of the last Mel band
+    fmax: float = 8_000.0  # Hz, upper edge of the last Mel band; no bin of a linear scale lies above
     log_floor: float = 1e-6  # added to the energy of a band before the logarithm
     overlap: float = 0.0  # share of a segment that the next segment repeats; a whole number of frames
     pre_emphasis_scope: str = "segment"  # filter each "segment", or the "utterance" before it is split
+    scale: str = "mel"  # "mel": Mel bands; "linear": the first n_mels bins of the FFT, from 0 Hz, as they are
+    cut: str = "fixed"  # "fixed": segments of `frames`; "equal": of one length, at most `frames`, see split_segments
 
     @property
     def segment_samples(self):
@@ -68,11 +81,16 @@ class FrontEnd:
 
     @property
     def segment_hop(self):
-        """Samples between the starts of two segments."""
+        """Samples between the starts of two segments of the fixed cut; `hop_of` knows both cuts."""
         return round(self.frames * (1 - self.overlap)) * self.hop_length
 
     def overlap_fits(self):
-        """True if segments overlap by a whole number of frames and by no more than MAX_OVERLAP."""
+        """True if segments overlap by a whole number of frames and by no more than MAX_OVERLAP.
+
+        Raises OverlapError where segments of equal length would overlap.
+        """
+        if self.cut == "equal" and self.overlap:
+            raise OverlapError(f"--overlap {self.overlap}: segments of equal length do not overlap; drop it")
         frames = self.frames * self.overlap
         whole = 0 <= self.overlap <= MAX_OVERLAP and abs(frames - round(frames)) < 1e-6
         return whole and (round(frames) > 0 or self.overlap == 0)
@@ -99,25 +117,51 @@ FRONT_ENDS = {
     "tft": FrontEnd(frames=80, pre_emphasis=0.97),
     "atfnn": FrontEnd(frames=128, pre_emphasis=0.0),
 }
+PAPER_FRONT_ENDS = tuple(FRONT_ENDS)  # names
+SPECTRUM = dict(win_length=640, fmax=4_000.0, scale="linear", cut="equal")  # 40 ms, 0 to 4 kHz, at most 3 s
+FRONT_ENDS |= {  # of comparison methods, named for the width of a bin in Hz
+    "spectrum-10": FrontEnd(frames=300, pre_emphasis=0.0, n_fft=1600, n_mels=400, **SPECTRUM),
+    "spectrum-20": FrontEnd(frames=300, pre_emphasis=0.0, n_fft=800, n_mels=200, **SPECTRUM),
+}
 
 
 # ---------------------------------------------------------------------------------- from samples to segments
 
 
+def count_frames(samples, front_end):
+    """Number of whole frames of a recording of `samples` samples, at least 1."""
+    return 1 + max(0, samples - front_end.win_length) // front_end.hop_length
+
+
 def count_segments(samples, front_end):
     """Number of segments of a recording of `samples` samples: enough for all whole frames, at least 1."""
-    frames = 1 + (samples - front_end.win_length) // front_end.hop_length
-    hop = front_end.segment_hop // front_end.hop_length  # frames
-    return 1 + max(0, ceil((frames - front_end.frames) / hop))
+    excess = (count_frames(samples, front_end) - front_end.frames) * front_end.hop_length  # beyond the first segment
+    return 1 + max(0, ceil(excess / front_end.segment_hop))
+
+
+def hop_of(samples, front_end):
+    """Samples between the starts of two segments of a recording of `samples` samples."""
+    if front_end.cut == "fixed":
+        return front_end.segment_hop
+    frames = count_frames(samples, front_end)
+    return ceil(frames / count_segments(samples, front_end)) * front_end.hop_length
 
 
 def split_segments(wave, front_end):
-    """Split a waveform (samples,) into segments (S, segment_samples); zeros fill up the last segment."""
-    number = count_segments(len(wave), front_end)
-    padded = np.zeros((number - 1) * front_end.segment_hop + front_end.segment_samples, np.float32)
+    """Split a waveform (samples,) into segments (S, segment_samples).
+
+    Zeros fill up the last segment. With the equal cut a waveform of T frames gives n = ceil(T / frames) segments of
+    ceil(T / n) frames, the last of what is left, and zeros fill up all of them.
+    """
+    number, hop = count_segments(len(wave), front_end), hop_of(len(wave), front_end)
+    padded = np.zeros((number - 1) * hop + front_end.segment_samples, np.float32)
     framed = wave[: len(padded)]  # without the samples after the last whole frame, under 10 ms
     padded[: len(framed)] = framed
-    return sliding_window_view(padded, front_end.segment_samples)[:: front_end.segment_hop]  # (S, segment_samples)
+    segments = sliding_window_view(padded, front_end.segment_samples)[::hop]  # (S, segment_samples)
+    if front_end.cut == "equal":
+        segments = segments.copy()
+        segments[:-1, hop - front_end.hop_length + front_end.win_length :] = 0  # behind a segment's last frame
+    return segments
 
 
 def pre_emphasize(segments, coefficient):
@@ -134,11 +178,11 @@ def split_frames(segments, win_length, hop_length):
     return sliding_window_view(segments, win_length, axis=-1)[:, ::hop_length]
 
 
-def power_spectrum(frames, n_fft):
-    """Power |FFT|^2 of Hamming-windowed frames: (..., win_length) -> (..., n_fft // 2 + 1)."""
+def power_spectrum(frames, n_fft, bins=None):
+    """Power |FFT|^2 of Hamming-windowed frames: (..., win_length) -> (..., n_fft // 2 + 1), or its first `bins`."""
     from scipy.fft import rfft
 
-    spectrum = rfft(frames * hamming(frames.shape[-1]), n_fft)
+    spectrum = rfft(frames * hamming(frames.shape[-1]), n_fft)[..., :bins]
     return spectrum.real**2 + spectrum.imag**2
 
 
@@ -159,7 +203,12 @@ def mel_to_hz(mel):
 
 
 def band_edges(front_end):
-    """Edges of the Mel bands in Hz, (n_mels + 2,): band i rises from edge i to its centre i + 1, falls to i + 2."""
+    """Edges of the Mel bands in Hz, (n_mels + 2,): band i rises from edge i to its centre i + 1, falls to i + 2.
+
+    On a linear scale bin i is the centre i + 1.
+    """
+    if front_end.scale == "linear":
+        return np.arange(-1, front_end.n_mels + 1) * (front_end.sample_rate / front_end.n_fft)
     return mel_to_hz(np.linspace(hz_to_mel(front_end.fmin), hz_to_mel(front_end.fmax), front_end.n_mels + 2))
 
 
@@ -185,17 +234,20 @@ def _sparse_filter_bank(front_end):
 
 
 def log_mel(wave, front_end):
-    """Log-Mel segments of a waveform, float32: (samples,) -> (S, n_mels, frames)."""
+    """Log-Mel segments of a waveform, float32: (samples,) -> (S, n_mels, frames); log-power on a linear scale."""
+    linear = front_end.scale == "linear"
+    bins, size = (front_end.n_mels, 1) if linear else (None, BLOCK_SEGMENTS)  # longer FFTs: smaller blocks
     per_segment = front_end.pre_emphasis_scope == "segment"
     wave = wave if per_segment else pre_emphasize(wave, front_end.pre_emphasis)
     segments = split_segments(wave, front_end)  # (S, segment_samples)
     out = np.empty((len(segments), front_end.n_mels, front_end.frames), np.float32)
-    for start in range(0, len(segments), BLOCK_SEGMENTS):
-        block = segments[start : start + BLOCK_SEGMENTS]  # (s, segment_samples)
+    for start in range(0, len(segments), size):
+        block = segments[start : start + size]  # (s, segment_samples)
         block = pre_emphasize(block, front_end.pre_emphasis) if per_segment else block
         frames = split_frames(block, front_end.win_length, front_end.hop_length)  # (s, frames, win_length)
-        power = power_spectrum(frames, front_end.n_fft)  # (s, frames, bins)
-        energy = _sparse_filter_bank(front_end) @ power.reshape(-1, power.shape[-1]).T  # (n_mels, s * frames)
+        power = power_spectrum(frames, front_end.n_fft, bins)  # (s, frames, bins)
+        power = power.reshape(-1, power.shape[-1]).T  # (bins, s * frames)
+        energy = power if linear else _sparse_filter_bank(front_end) @ power  # (n_mels, s * frames)
         level = np.log(energy + np.float32(front_end.log_floor))
         level = level.reshape(front_end.n_mels, -1, front_end.frames)  # (n_mels, s, frames)
         out[start : start + len(block)] = level.transpose(1, 0, 2)  # (s, n_mels, frames)

@@ -135,8 +135,8 @@ def measure(root, options):
     audio, differences = sum(map(len, waves)) / 16_000, []
     print(f"{processor_name()}, Python {platform.python_version()}, NumPy {np.__version__}, torch {torch.__version__}")
     print(f"one thread, {len(waves)} clips, {audio:.0f} s of audio, median of {options.rounds} rounds")
-    for name, front_end in features.FRONT_ENDS.items():
-        names, difference, seconds = compare(waves, front_end, options.rounds)
+    for name in features.PAPER_FRONT_ENDS:
+        names, difference, seconds = compare(waves, features.FRONT_ENDS[name], options.rounds)
         print_comparison(f"front end of {name}", names, difference, seconds, audio)
         differences.append(difference)
     print_reading(root, paths)

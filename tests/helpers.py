@@ -22,7 +22,7 @@ from training.trainer import FoldTrainer
 
 PROJECT = Path(__file__).resolve().parents[1]
 TINY = dict(n_mels=40, frames=16)  # TFT takes multiples of 8 and 16, ATFNN of 5 and 8
-TINY_FRONT_ENDS = {name: replace(front_end, **TINY) for name, front_end in features.FRONT_ENDS.items()}
+TINY_FRONT_ENDS = {name: replace(features.FRONT_ENDS[name], **TINY) for name in features.PAPER_FRONT_ENDS}
 QUICK = "--model atnn --fold 2 --epochs 2 --batch-size 16 --eval-every 1 --device cpu".split()
 SPEAKERS, EMOTIONS = ("S1", "S2", "S3", "S4"), ("angry", "happy", "sad")
 

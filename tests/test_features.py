@@ -23,6 +23,7 @@ import scipy.signal
 import soundfile
 
 import features
+from common import methods
 from features import FRONT_ENDS, AudioError
 
 TFT, ATFNN = FRONT_ENDS["tft"], FRONT_ENDS["atfnn"]
@@ -112,7 +113,7 @@ def test_a_sine_at_a_band_centre_is_loudest_in_that_band():
 
 
 @pytest.mark.parametrize("overlap", [0, 0.25, 0.5, 0.75])
-@pytest.mark.parametrize("front_end", FRONT_ENDS.values(), ids=FRONT_ENDS)
+@pytest.mark.parametrize("front_end", (TFT, ATFNN), ids=features.PAPER_FRONT_ENDS)
 def test_segments_hold_all_whole_frames(front_end, overlap):
     front_end = replace(front_end, overlap=overlap)
     first = (front_end.frames - 1) * 160 + 320  # samples of the first segment
@@ -135,6 +136,112 @@ def test_settings_hold_what_differs_from_older_runs_and_give_the_front_end_back(
     other = replace(TFT, overlap=0.5, pre_emphasis_scope="utterance")
     assert other.as_settings().keys() - TFT.as_settings().keys() == {"overlap", "pre_emphasis_scope"}
     assert all(features.FrontEnd(**front_end.as_settings()) == front_end for front_end in (TFT, ATFNN, other))
+
+
+def test_the_settings_of_the_papers_are_those_of_finished_runs():
+    settings = dict(sample_rate=16_000, win_length=320, hop_length=160, n_fft=512, n_mels=80, fmin=0.0, fmax=8_000.0)
+    settings["log_floor"] = 1e-6
+    assert TFT.as_settings() == settings | dict(frames=80, pre_emphasis=0.97)
+    assert ATFNN.as_settings() == settings | dict(frames=128, pre_emphasis=0.0)
+    assert features.PAPER_FRONT_ENDS == ("tft", "atfnn")
+
+
+# --------------------------------------------------------------------------- a linear scale, segments of equal length
+
+SPECTRA = {name: FRONT_ENDS[name] for name in ("spectrum-10", "spectrum-20")}
+
+
+def slow_log_spectrum(wave, front_end):
+    """Segments in float64, (S, bins, 300): numpy's FFT of Hamming frames of 640 samples, up to 4 kHz."""
+    wave = np.append(wave, np.zeros(max(0, 640 - len(wave)))).astype(float)
+    total = (len(wave) - 640) // 160 + 1  # frames
+    number = -(-total // 300)
+    length, segments = -(-total // number), []
+    for first in range(0, total, length):
+        last = min(first + length, total) - 1  # frame
+        end = last * 160 + 640 if last < total - 1 else len(wave)
+        segment = np.zeros(299 * 160 + 640)
+        part = wave[first * 160 : end][: len(segment)]
+        segment[: len(part)] = part
+        frames = np.stack([segment[t * 160 : t * 160 + 640] for t in range(300)]) * np.hamming(640)
+        power = np.abs(np.fft.rfft(frames, front_end.n_fft)[:, : 4000 * front_end.n_fft // 16_000]) ** 2
+        segments.append(np.log(power + 1e-6).T)
+    return np.stack(segments)
+
+
+@pytest.mark.parametrize("front_end", SPECTRA.values(), ids=SPECTRA)
+@pytest.mark.parametrize("frames", [-3, 1, 2, 300, 301, 302, 600, 601])
+def test_log_spectra_of_equal_parts_equal_those_of_numpy_in_float64(frames, front_end):
+    for samples in (640 + 160 * (frames - 1), 640 + 160 * (frames - 1) + 159):
+        wave = noise(samples) + sine(700, 16_000, samples / 16_000)
+        before, slow, fast = wave.copy(), slow_log_spectrum(wave, front_end), features.log_mel(wave, front_end)
+        assert fast.dtype == np.float32 and fast.shape[1:] == front_end.row_shape
+        np.testing.assert_allclose(fast, slow, rtol=0, atol=5e-3)  # where float32 cancels to a bin of little power
+        np.testing.assert_allclose(np.exp(fast), np.exp(slow), rtol=1e-4, atol=1e-7 * np.exp(slow.max()))
+        np.testing.assert_array_equal(wave, before)
+
+
+@pytest.mark.parametrize("name, bins, width", [("spectrum-10", 400, 10), ("spectrum-20", 200, 20)])
+def test_a_sine_is_loudest_in_the_bin_of_its_frequency(name, bins, width):
+    front_end = FRONT_ENDS[name]
+    assert front_end.row_shape == (bins, 300)
+    for number in (5, 50, bins - 5):
+        level = features.log_mel(sine(number * width, 16_000, 0.5), front_end)[0, :, 5]
+        assert level.argmax() == number
+        assert features.band_edges(front_end)[number + 1] == number * width  # Hz, as figures mark it
+
+
+def test_equal_parts_have_the_same_number_of_frames_but_for_the_last():
+    front_end = replace(FRONT_ENDS["spectrum-20"], frames=7)
+    for frames in range(1, 400):
+        samples = 640 + 160 * (frames - 1)
+        number, length = features.count_segments(samples, front_end), features.hop_of(samples, front_end) / 160
+        assert number == -(-frames // 7) and length == -(-frames // number)
+        assert 1 <= frames - (number - 1) * length <= length <= 7
+    assert [features.count_segments(samples, front_end) for samples in (1, 639, 640, 1_759, 1_760)] == [1, 1, 1, 1, 2]
+
+
+def test_equal_parts_hold_the_samples_of_their_frames_and_zeros():
+    front_end, wave = FRONT_ENDS["spectrum-20"], np.arange(1, 640 + 160 * 300 + 100, dtype=np.float32)  # 301 frames
+    first, second = features.split_segments(wave, front_end)
+    end = 160 * 150 + 640  # of 151 frames
+    np.testing.assert_array_equal(first[:end], wave[:end])
+    np.testing.assert_array_equal(second[: len(wave) - 160 * 151], wave[160 * 151 :])
+    assert len(first) == 160 * 299 + 640 and not first[end:].any() and not second[len(wave) - 160 * 151 :].any()
+
+
+def test_equal_parts_that_fill_their_segments_are_those_of_the_fixed_cut():
+    front_end = FRONT_ENDS["spectrum-20"]
+    fixed = replace(front_end, cut="fixed")
+    for frames in (-3, 1, 200, 300, 600):
+        wave = noise(640 + 160 * (frames - 1))
+        np.testing.assert_array_equal(features.log_mel(wave, front_end), features.log_mel(wave, fixed))
+    wave = noise(640 + 160 * 400)
+    assert not np.array_equal(features.log_mel(wave, front_end), features.log_mel(wave, fixed))
+
+
+def test_silence_behind_a_recording_is_the_logarithm_of_the_floor():
+    level = features.log_mel(noise(640 + 160 * 9), FRONT_ENDS["spectrum-20"])[0]
+    np.testing.assert_allclose(level[:, 13:], np.log(1e-6), rtol=1e-6)  # frames 10 to 12 hold some of its end
+    assert (level[:, :13] > np.log(1e-6) + 1).all()
+
+
+def test_overlap_of_equal_parts_is_refused_in_a_line():
+    front_end = FRONT_ENDS["spectrum-10"]
+    with pytest.raises(features.OverlapError) as refused:
+        replace(front_end, overlap=0.5).overlap_fits()
+    assert str(refused.value) == "--overlap 0.5: segments of equal length do not overlap; drop it"
+    assert refused.value.exit_code == 2 and front_end.overlap_fits()
+
+
+def test_front_ends_of_impossible_values_are_found():
+    front_end = FRONT_ENDS["spectrum-10"]
+    assert all(map(methods.is_possible_front_end, FRONT_ENDS.values()))
+    possible = dict(n_mels=401), dict(n_mels=801, fmax=8_000.0), dict(cut="fixed", overlap=0.5)
+    impossible = (dict(n_mels=402), dict(n_mels=802, fmax=8_000.0), dict(fmin=10.0), dict(scale="log"), dict(scale=1),
+                  dict(cut="none"), dict(overlap=0.5), dict(n_fft=639))  # fmt: skip
+    assert all(methods.is_possible_front_end(replace(front_end, **values)) for values in possible)
+    assert not any(methods.is_possible_front_end(replace(front_end, **values)) for values in impossible)
 
 
 # --------------------------------------------------------------------------------------------- reading audio
@@ -347,7 +454,8 @@ def test_recordings_with_the_same_samples_are_found_in_what_was_loaded(root, cac
 
 
 CHANGES = dict(frames=128, pre_emphasis=0.0, sample_rate=16_001, win_length=400, hop_length=80, n_fft=1024, n_mels=40,
-               fmin=50.0, fmax=7_000.0, log_floor=1e-3, overlap=0.5, pre_emphasis_scope="utterance")  # fmt: skip
+               fmin=50.0, fmax=7_000.0, log_floor=1e-3, overlap=0.5, pre_emphasis_scope="utterance", scale="linear",
+               cut="equal")  # fmt: skip
 
 
 def test_each_setting_order_folder_and_version_of_the_code_has_its_own_cache_file(root, cache, tmp_path, monkeypatch):

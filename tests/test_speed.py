@@ -58,8 +58,8 @@ def test_an_engine_that_does_not_run_here_is_refused(capsys):
 
 def test_front_ends_compute_the_same(corpus):
     waves = [features.read_audio(corpus / f"wav/S{i}/sad_01.wav") for i in (1, 4)]
-    for front_end in features.FRONT_ENDS.values():
-        front_end = replace(front_end, frames=16, overlap=0.5)
+    for name in features.PAPER_FRONT_ENDS:
+        front_end = replace(features.FRONT_ENDS[name], frames=16, overlap=0.5)
         names, difference, seconds = frontend.compare(waves, front_end, rounds=1)
         assert names[:2] == ["features.log_mel", "torch.stft"] and difference < frontend.TOLERANCE
         assert seconds.shape == (1, len(names))
