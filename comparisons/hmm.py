@@ -117,7 +117,7 @@ def _estimate(frames, path, joint, means, clips):
     """
     mixtures = []
     for state, state_means in enumerate(means):
-        rows = np.flatnonzero(path == state)  # of each clip one at least
+        rows = np.flatnonzero(path == state)  # not empty: a path passes all states
         own = joint[rows, state]  # (T_s, G)
         shares = np.exp(own - log_sum(own)[:, None])
         mixtures.append(classifiers._mixture_of(frames[rows], shares, state_means))
