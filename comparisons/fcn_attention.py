@@ -3,7 +3,8 @@
 Zhang, Du, Wang, Zhang, Tu, APSIPA 2018, arXiv 1806.01506. Its abstract states attention over time and frequency, input
 of variable length, and weights pretrained on photographs. From public re-implementations: AlexNet's convolutions with
 local response normalisation, and the factor 0.3 in the softmax. Ours: a start from scratch, segments of equal length,
-optimiser, epochs, batch size, and He's initialisation: with PyTorch's own the loss stays at chance for epochs.
+optimiser, epochs, batch size, and He's initialisation: with PyTorch's own the loss stays at chance for
+two epochs.
 """
 
 import torch
@@ -18,7 +19,7 @@ PUBLISHED = ("FCN+Attention Model",)
 EXTENT = "most"
 NOTE = "not pretrained; segments of equal length; optimiser and epochs are ours"
 
-LEAST = 67  # bins or frames of an input that fills a position after all strides
+LEAST = 67  # bins or frames that all strides reduce to 1
 SHARPNESS = 0.3  # lambda, of the scores in the softmax
 LRN_SIZE, LRN_ALPHA, LRN_K = 5, 1e-4, 2.0  # AlexNet's; its beta of 3/4 is written out below
 LRN_ROWS = 1024  # positions at a time
