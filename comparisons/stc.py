@@ -1,7 +1,7 @@
 """STC-Attention: a convolutional network whose features are weighted along time, frequency and channel.
 
 Guo, Wang, Xu, Dang, Chng, Li, ICASSP 2021. Its abstract states that a module infers an attention map along time,
-frequency and channel of the features of a CNN, and that F1 is then 3.13 points above that of the CNN alone, which is
+frequency and channel of the features of a CNN, and that F1 is then 3.13 points above that of the CNN alone, here
 stc_off.py. Ours: the front end of ATFNN, all layers, the form of the module, and the training.
 """
 

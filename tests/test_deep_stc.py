@@ -110,7 +110,7 @@ def test_bfloat16_is_close_to_float32(method):
     expected = model(x)
     torch.testing.assert_close(logits, expected, rtol=0, atol=0.02 * expected.abs().max().item())
     assert not torch.equal(logits, expected)
-    for name, value in model.named_buffers():  # the statistics of batch norm, which scoring uses in float32
+    for name, value in model.named_buffers():  # the statistics of batch norm, used in float32 for scores
         torch.testing.assert_close(dict(twin.named_buffers())[name], value, rtol=5e-3, atol=5e-3, msg=name)
 
 
@@ -121,9 +121,11 @@ def test_weights_lie_in_channels_last(method):
     assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in convolutions)
 
 
-@NETWORKS
-def test_methods_take_the_files(method):
-    found = methods.of_module("stc", method)
-    assert (found.front_end, found.defaults["epochs"], found.defaults["batch_size"]) == ("atfnn", 100, 128)
-    assert found.facts()["published"] == (["STC-Attention"] if method is stc else [])
-    assert found.facts()["extent"] == "reading" and found.facts()["note"].startswith("after the abstract")
+@pytest.mark.parametrize("name, published", [("stc", ["STC-Attention"]), ("stc-off", [])])
+def test_methods_find_the_files(name, published):
+    found = methods.find(name)
+    settings = [found.defaults[setting] for setting in ("epochs", "batch_size", "lr")]
+    assert (found.front_end, found.track, settings) == ("atfnn", "validation", [100, 128, 5e-4])
+    facts = found.facts()
+    assert (facts["published"], facts["extent"]) == (published, "reading")
+    assert facts["note"].startswith("after the abstract")
