@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import avg_pool2d, cross_entropy, max_pool2d, pad, relu
 
 from comparisons import cnn_gru_seqcap
-from comparisons.cnn_gru_seqcap import length, route, split_windows, squash
+from comparisons.cnn_gru_seqcap import LargerOrZero, Routing, length, split_windows, squash
 
 SMALL = (48, 80)  # bins and frames: windows of 1 x 3 positions, 3 of them
 
@@ -117,12 +117,22 @@ def test_squash_turns_lengths_to_less_than_1_and_changes_no_direction():
 
 def test_routing_and_its_gradient_are_those_of_a_loop():
     torch.manual_seed(0)
-    votes = torch.randn(2, 3, 5, 4, dtype=torch.float64, requires_grad=True)  # (m, N, i, d)
-    upstream = torch.randn(2, 3, 4, dtype=torch.float64)
+    votes = torch.randn(3, 3, 5, 4, dtype=torch.float64)  # (m, N, i, d)
+    votes = (votes * torch.tensor([1.0, 1e-4, 0.0])[:, None, None, None]).requires_grad_()
+    upstream = torch.randn(3, 3, 4, dtype=torch.float64)
     expected = torch.stack([torch.stack(plain_route(part.transpose(0, 1))) for part in votes])
-    torch.testing.assert_close(route(votes), expected)
-    torch.testing.assert_close(*(torch.autograd.grad(v, votes, upstream)[0] for v in (route(votes), expected)))
-    assert (expected - squash(votes.mean(2))).abs().max() > 0.05  # equal shares would be something else
+    torch.testing.assert_close(Routing.apply(votes), expected)
+    torch.testing.assert_close(*(torch.autograd.grad(v, votes, upstream)[0] for v in (Routing.apply(votes), expected)))
+    assert (expected - squash(votes.mean(2)))[0].abs().max() > 0.05  # equal shares would be something else
+
+
+def test_the_larger_of_two_is_a_pool_and_a_relu():
+    torch.manual_seed(0)
+    x = torch.randint(-2, 3, (2, 3, 8, 5)).double().requires_grad_()  # many are equal
+    upstream = torch.randn(2, 3, 4, 5, dtype=torch.float64)
+    outputs = LargerOrZero.apply(x[:, :, ::2], x[:, :, 1::2]), relu(max_pool2d(x, (2, 1)))
+    torch.testing.assert_close(*outputs)
+    torch.testing.assert_close(*(torch.autograd.grad(y, x, upstream)[0] for y in outputs))
 
 
 def test_network_and_gradients_are_those_of_the_plain_form():
