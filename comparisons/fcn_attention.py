@@ -3,8 +3,7 @@
 Zhang, Du, Wang, Zhang, Tu, APSIPA 2018, arXiv 1806.01506. Its abstract states attention over time and frequency, input
 of variable length, and weights pretrained on photographs. From public re-implementations: AlexNet's convolutions with
 local response normalisation, and the factor 0.3 in the softmax. Ours: a start from scratch, segments of equal length,
-optimiser, epochs, batch size, and He's initialisation: with PyTorch's own the loss stays at chance for
-two epochs.
+optimiser, epochs, batch size, and He's initialisation: with PyTorch's own the loss stays at chance for two epochs.
 """
 
 import torch
@@ -22,7 +21,7 @@ NOTE = "not pretrained; segments of equal length; optimiser and epochs are ours"
 LEAST = 67  # bins or frames that all strides reduce to 1
 SHARPNESS = 0.3  # lambda, of the scores in the softmax
 LRN_SIZE, LRN_ALPHA, LRN_K = 5, 1e-4, 2.0  # AlexNet's; its beta of 3/4 is written out below
-LRN_ROWS = 1024  # positions at a time
+LRN_ROWS = 1024  # positions at a time on a CPU
 
 
 def build(classes, n_mels, frames):
@@ -33,8 +32,8 @@ def build(classes, n_mels, frames):
 class LocalResponseNorm(torch.autograd.Function):
     """AlexNet's local response normalisation of x (b, c, f, t), as torch.nn.LocalResponseNorm(5, 1e-4, 0.75, 2).
 
-    y_c = x_c s_c^(-3/4) with s_c = 2 + 1e-4/5 sum x_j^2 over the 5 channels j around c. torch's own makes several passes
-    over the tensor; this has blocks of rows in the cache of a processor. Under autocast too the sums are in float32.
+    y_c = x_c s_c^(-3/4) with s_c = 2 + 1e-4/5 sum x_j^2 over the 5 channels j around c. torch's own makes many passes
+    over the tensor; here blocks of rows stay in the processor's cache. The sums are in float32, also under autocast.
     """
 
     @staticmethod
