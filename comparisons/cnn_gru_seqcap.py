@@ -3,8 +3,8 @@
 Wu et al., ICASSP 2019. From public notes and re-implementations: the convolutions, windows of 40 frames at each 20,
 capsules of 16 numbers for each class, a window's vector of capsules and lengths, three routing steps, the GRU, the
 weights 0.6 and 0.4 of both branches, Xavier's initialisation, Adam, batch size and epochs. Ours: that windows count
-frames of the spectrogram, what their first capsules are, the deviations of the initial weights, a constant learning rate, and
-the training of both branches through their mixture.
+frames of the spectrogram, what their first capsules are, the deviations of the initial weights, a constant learning
+rate, and the training of both branches through their mixture.
 """
 
 from math import log, sqrt
