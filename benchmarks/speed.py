@@ -5,7 +5,7 @@
     python benchmarks/speed.py --forms                 # also plain modules, and ours without each fast class
     python benchmarks/speed.py --turn 8 16 64 --folds-at-once 10          # GPU: recorded steps of a fold in a row
 
-The plain loop is what a researcher would write first: the network of models.py, a DataLoader (on a GPU with two
+The plain loop is what a researcher would write first: the network as its file has it, a DataLoader (on a GPU with two
 workers), default Adam in float32, and `loss.item()` at each step, one fold at a time. Our loops train the same segments
 of noise from the same weights in the same order. All loops take turns `--repeats` times, after a burn-in of two steps
 (plain) or an epoch (ours); medians are shown. With several folds at once a step is the time of all divided by their
@@ -28,7 +28,6 @@ import statistics
 import sys
 import time
 import warnings
-from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -42,9 +41,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import features
-import models
-from common import cli, config, runs
+from common import cli, config, methods, runs
 from fast import graphs, modules
 from reporting import tables
 from training import data, scheduler, trainer
@@ -53,6 +50,7 @@ CLASSES, SPEAKERS = 6, 3
 ENGINES = ("eager", "graph", "compiled")
 PRECISIONS = {"float32": 4, "bfloat16": 2}  # -> bytes of a number
 BURN_IN = 2  # steps of the plain loop
+NETWORKS = [name for name in (*methods.PAPER_SETTINGS, *methods.DEEP) if not methods.find(name).is_fitted]
 HEADER = [
     "model", "loop", "precision", "folds", "variant", "ms/step", "segments/s", "ratio", "loss difference",
     "% of products", "% of bandwidth", "start s", "peak MB",
@@ -62,14 +60,15 @@ HEADER = [
 
 
 def front_end_of(name):
-    """FrontEnd of a model's paper."""
-    return features.FRONT_ENDS[config.PAPER_SETTINGS[name].front_end]
+    """FrontEnd of a network."""
+    return methods.find(name).base_front_end()
 
 
 def plain_model(name):
-    """Network of models.py with the weights of seed 0."""
-    torch.manual_seed(0)
-    return models.build(name, CLASSES, front_end_of(name).n_mels, front_end_of(name).frames)
+    """Network as its file has it, in torch's usual order of axes, with the weights of seed 0."""
+    settings = dict(settings_of(name), seed=0)
+    network = trainer.make_model(settings, CLASSES, "cpu", build=methods.find(name).build, speakers=SPEAKERS)
+    return network.to(memory_format=torch.contiguous_format)
 
 
 def plain_loop(name, dataset, batch_size, lr):
@@ -78,12 +77,13 @@ def plain_loop(name, dataset, batch_size, lr):
     model = plain_model(name).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     x, labels = dataset.segments.cpu()[:, None], dataset.labels.cpu()  # (n, 1, n_mels, frames), (n,)
-    loader = DataLoader(TensorDataset(x, labels), batch_size, num_workers=2 if device.type == "cuda" else 0)
+    tensors = TensorDataset(x, labels, torch.from_numpy(dataset.database.speakers))
+    loader = DataLoader(tensors, batch_size, num_workers=2 if device.type == "cuda" else 0)
     seconds, losses, start = [], [], time.perf_counter()
-    for x, y in loader:
-        x, y = x.to(device), y.to(device)
+    for batch in loader:
+        x, y, speakers = (part.to(device) for part in batch)
         optimizer.zero_grad()
-        loss = cross_entropy(model(x), y)
+        loss = model.losses(x, y, speakers).mean() if hasattr(model, "losses") else cross_entropy(model(x), y)
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
@@ -146,10 +146,10 @@ def noise(front_end, number, device):
 
 
 def settings_of(name):
-    """Settings of a run of the paper, without normalisation."""
-    paper = config.PAPER_SETTINGS[name]
-    front_end = asdict(features.FRONT_ENDS[paper.front_end])
-    return dict(model=name, seed=0, front_end=front_end, normalization="none", batch_size=paper.batch_size, lr=paper.lr)
+    """Settings of a run with a method's own settings, without normalisation."""
+    front_end = front_end_of(name).as_settings()
+    chosen = {setting: methods.find(name).defaults[setting] for setting in ("batch_size", "lr")}
+    return dict(model=name, seed=0, front_end=front_end, normalization="none", **chosen)
 
 
 def our_loop(dataset, settings, loop):
@@ -157,7 +157,8 @@ def our_loop(dataset, settings, loop):
     graphs.TURN, seconds, losses = loop.turn, [], []
     settings = dict(settings, precision=loop.precision)
     number, stacked = len(dataset.labels), scheduler.is_stacked(settings["model"], loop.engine)
-    folds = [trainer.FoldTrainer(dataset, settings, range(number), loop.form) for _ in range(loop.folds)]
+    method = methods.find(settings["model"])
+    folds = [trainer.FoldTrainer(dataset, settings, range(number), loop.form, method) for _ in range(loop.folds)]
     runner = scheduler.make_runner(loop.engine, stacked)
     for fold in folds:
         fold.next_order = lambda fold=fold: fold.segments  # as the plain loop reads them
@@ -275,7 +276,7 @@ def report(options, device_name):
 def parse_command_line(arguments=None):
     parser = cli.CommandParser(__doc__)
     add, whole = parser.add_argument, config.bounded(int, 1)
-    add("--model", nargs="+", default=["tft", "atfnn"], choices=list(config.PAPER_SETTINGS), help="networks")
+    add("--model", nargs="+", default=["tft", "atfnn"], choices=NETWORKS, help="networks")
     add("--steps", type=whole, default=6, help="measured steps of a loop (default 6)")
     add("--repeats", type=whole, default=2, help="runs of each loop, in turn (default 2)")
     add("--device", default="auto", choices=("auto", "cpu", "cuda"), help="where to compute (default auto)")
