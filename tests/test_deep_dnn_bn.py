@@ -69,14 +69,24 @@ def test_statistics_are_those_of_each_utterance():
     assert dnn_bn.bottleneck_statistics(front, windows, rows, counts) == pytest.approx(np.stack(expected), abs=1e-6)
 
 
-def test_the_networks_have_their_sizes(monkeypatch):
+def test_the_networks_have_their_sizes_and_the_second_sees_z_scores(monkeypatch):
     x, labels = utterances(np.random.default_rng(0), n=6)
-    built, train = [], frame_networks.train
-    monkeypatch.setattr(frame_networks, "train", lambda *a, **b: built.append(train(*a, **b)) or built[-1])
+    built, seen, train = [], [], frame_networks.train
+
+    def recording(build, inputs, *more):
+        seen.append(inputs)
+        built.append(train(build, inputs, *more))
+        return built[-1]
+
+    monkeypatch.setattr(frame_networks, "train", recording)
     model = dnn_bn.fit(x, labels, 3, seed=0)
     shapes = [[tuple(layer.weight.shape)[::-1] for layer in network if hasattr(layer, "weight")] for network in built]
     assert shapes == [[(750, 512), (512, 512), (512, 64), (64, 512), (512, 3)], [(256, 128), (128, 3)]]
     assert model.front[-1].out_features == 64 and type(built[0][5]).__name__ == "Linear"  # a linear bottleneck
+    assert seen[1].mean(0).abs().max() < 1e-5 and (seen[1].std(0, correction=0) - 1).abs().max() < 1e-2
+    numbers = dnn_bn.bottleneck_statistics(model.front, *frame_networks.windows_of(x[:1]))
+    logits = model.second(torch.from_numpy((numbers - model.mean) / model.deviation).float())
+    assert dnn_bn.scores(model, x[:1]) == pytest.approx(logits.softmax(1).detach().numpy(), abs=1e-6)
 
 
 def test_it_learns_repeats_and_gives_distributions():
