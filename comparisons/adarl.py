@@ -29,11 +29,6 @@ def blocks(inputs, channels):
     return nn.Sequential(*(stc.ConvBlock(i, c) for i, c in zip((inputs, *channels), channels)))
 
 
-def mean_over_points(y):
-    """Mean over bands and frames: (b, c, f, t) -> (b, c)."""
-    return y.mean((2, 3))
-
-
 class BandWeightedNetwork(nn.Module):
     """The emotion branch, whose bands the domain branch weighs: (b, 1, f, t) -> (b, classes) logits of the emotions.
 
@@ -58,13 +53,13 @@ class BandWeightedNetwork(nn.Module):
 
     def embed_domain(self, x):
         """The domain's embedding z: (b, 1, f, t) -> (b, 64)."""
-        return mean_over_points(self.domain_blocks(x))
+        return stc.mean_over_points(self.domain_blocks(x))
 
     def classify(self, x, z):
         """Logits of the emotions, (b, classes), of x (b, 1, f, t) and its z (b, 64)."""
         weights = self.band_weights(z).sigmoid()  # (b, f/2)
         y = self.first_block(x) * weights[:, None, :, None]  # (b, 32, f/2, t/2)
-        return self.classifier(mean_over_points(self.later_blocks(y)))
+        return self.classifier(stc.mean_over_points(self.later_blocks(y)))
 
 
 class ADARLNetwork(BandWeightedNetwork):

@@ -35,6 +35,11 @@ class ConvBlock(nn.Module):
         return max_pool2d(self.norm(self.convolution(x)), 2).relu_()
 
 
+def mean_over_points(y):
+    """Mean over bands and frames: (b, c, f, t) -> (b, c). The gradient of a sum is a view, that of a mean a copy."""
+    return y.sum((2, 3)) / y[0, 0].numel()
+
+
 class STCAttention(nn.Module):
     """Features x (b, c, f, t) times m_F m_T m_C: a weight in (0, 1) for each band, each frame and each channel.
 
@@ -60,8 +65,11 @@ class STCAttention(nn.Module):
         return (x * self.weights(x)).permute(0, 3, 1, 2)
 
     def weights(self, x):
-        """The product of the weights of x (b, f, t, c), in its shape: two outer products make a single large tensor."""
-        mean_t, mean_f = x.mean(2), x.mean(1)  # (b, f, c), (b, t, c)
+        """The product of the weights of x (b, f, t, c), in its shape: two outer products make a single large tensor.
+
+        Means are divided sums, as in mean_over_points.
+        """
+        mean_t, mean_f = x.sum(2) / x.shape[2], x.sum(1) / x.shape[1]  # (b, f, c), (b, t, c)
         bands, frames = self.frequency(mean_t).sigmoid(), self.time(mean_f).sigmoid()  # (b, f, 1), (b, t, 1)
         channels = self.channel(mean_f.mean(1)).sigmoid()  # (b, c)
         points = torch.bmm(bands, frames.mT).flatten(1)  # (b, f * t)
@@ -86,7 +94,7 @@ class STCNetwork(nn.Module):
         self.classifier = nn.Linear(CHANNELS[-1], classes)
 
     def forward(self, x):
-        return self.classifier(self.layers(x).mean((2, 3)))  # (b, 128, f/8, t/8) -> (b, classes)
+        return self.classifier(mean_over_points(self.layers(x)))  # (b, 128, f/8, t/8) -> (b, classes)
 
 
 def build(classes, n_mels, frames):

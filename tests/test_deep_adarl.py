@@ -162,7 +162,7 @@ def test_bfloat16_is_close_to_float32(domains):
 def test_weights_lie_in_channels_last(domains):
     convolutions = [part.weight for part in build(domains).modules() if isinstance(part, nn.Conv2d)]
     assert len(convolutions) == 6
-    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in convolutions)
+    assert all(weight.stride(1) == 1 for weight in convolutions)  # of a single channel's too, whose strides are free
 
 
 @pytest.mark.parametrize("name, published", [("adarl", ["ADARL"]), ("adarl-off", [])])

@@ -118,7 +118,7 @@ def test_bfloat16_is_close_to_float32(method):
 def test_weights_lie_in_channels_last(method):
     convolutions = [part.weight for part in method.build(3, 16, 24).modules() if isinstance(part, nn.Conv2d)]
     assert len(convolutions) == 3
-    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in convolutions)
+    assert all(weight.stride(1) == 1 for weight in convolutions)  # of a single channel's too, whose strides are free
 
 
 @pytest.mark.parametrize("name, published", [("stc", ["STC-Attention"]), ("stc-off", [])])
