@@ -197,8 +197,9 @@ def predict_batch(loaded, batch, device, stop):
 
 def segment_times(count, seconds, front_end):
     """Start and end (count, 2) in seconds of the segments of a recording; the last ends with it."""
-    length = front_end.frames * front_end.hop_length / front_end.sample_rate
-    starts = np.arange(count) * front_end.segment_hop / front_end.sample_rate
+    hop = features.hop_of(round(seconds * front_end.sample_rate), front_end) / front_end.sample_rate
+    length = front_end.frames * front_end.hop_length / front_end.sample_rate if front_end.cut == "fixed" else hop
+    starts = np.arange(count) * hop
     return np.stack([starts, np.append(starts[:-1] + length, seconds)], 1)  # (count, 2)
 
 

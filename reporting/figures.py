@@ -648,15 +648,20 @@ def draw_attention(shown, title, notes=()):
     """
     front_end, count = shown.front_end, len(shown.segments)
     block = front_end.frames * front_end.hop_length / front_end.sample_rate  # seconds of a segment
-    hop = front_end.segment_hop / front_end.sample_rate  # seconds between the starts of two segments
+    samples = round(shown.seconds * front_end.sample_rate)
+    hop = features.hop_of(samples, front_end) / front_end.sample_rate  # seconds between the starts of two segments
     end = shown.seconds + (count - 1) * (block - hop)  # of the recording, on the time axis
     order = ("T-Trans", "F-Trans", "TF-Trans", "F-Attention", "T-Attention")  # then those of a user's network
     names = sorted(shown.maps, key=lambda name: (*order, name).index(name))
-    pictures = {"log-Mel": np.hstack(list(shown.segments))}  # (n_mels, S * frames)
+    spectrum = "log-Mel" if front_end.scale == "mel" else "log-power"
+    pictures = {spectrum: np.hstack(list(shown.segments))}  # (n_mels, S * frames)
     pictures.update({name: side_by_side(name, shown.maps[name]) for name in names})
     note = f"the recording ends at {shown.seconds:.2f} s"
-    note += "; zeros fill the last segment" if end < count * block else ""
-    note += f"; segments of {block:.2f} s, a new one after {hop:.2f} s, side by side" if hop < block else ""
+    if front_end.cut == "equal":
+        note += f"; segments of {hop:.2f} s, filled with zeros to {block:.2f} s"
+    else:
+        note += "; zeros fill the last segment" if end < count * block else ""
+        note += f"; segments of {block:.2f} s, a new one after {hop:.2f} s, side by side" if hop < block else ""
     width = float(np.clip(2.2 + 1.9 * count, 7, 14))
     figure = new_figure(width, 0.8 + 2.1 * len(pictures), title, [note, *notes])
     grid = figure.subplots(len(pictures), squeeze=False)[:, 0]
@@ -666,10 +671,10 @@ def draw_attention(shown, title, notes=()):
         recorded = picture[:, : max(1, round(picture.shape[1] * min(1, end / (count * block))))]
         scale = {} if "Trans" in name else dict(vmin=recorded.min(), vmax=recorded.max())  # without the zeros
         image = axes.imshow(picture, COLOURS, extent=(0, count * block, low, high), **SPECTROGRAM, **scale)
-        kind = " spectrogram" if name == "log-Mel" else ""
+        kind = " spectrogram" if name == spectrum else ""
         kind = f" attention, mean of {shown.maps[name].shape[1]} heads" if "Trans" in name else kind
         axes.set_title(f"({letter}) {name}{kind}")
-        figure.colorbar(image, ax=axes, pad=0.01, label="ln energy" if name == "log-Mel" else "weight")
+        figure.colorbar(image, ax=axes, pad=0.01, label="ln energy" if name == spectrum else "weight")
         label_axes(axes, name, shown, block)
     return figure
 
@@ -682,7 +687,8 @@ def label_axes(axes, name, shown, block):
     if name == "T-Trans":
         axes.set(xlabel="key frame, time in s", ylabel="query frame,\ntime in segment in s")
         return
-    axes.set_yticks([band_of(hz, front_end) for hz in TICKS], TICKS)
+    shown_hz = [hz for hz in TICKS if hz <= front_end.fmax]
+    axes.set_yticks([band_of(hz, front_end) for hz in shown_hz], shown_hz)
     if name in ("F-Trans", "TF-Trans"):
         step, labelled = -(-count // 12), (500, 2000) if count <= 8 else (1000,)  # segments, Hz
         ticks = [(i, hz) for i in range(0, count, step) for hz in labelled]

@@ -301,7 +301,7 @@ def model_of(checkpoint, device, method=None):
     if not all(bool(torch.isfinite(value).all()) for value in numbers):
         raise ValueError("some of its numbers are not finite")
     network.eval()
-    if front_end not in features.FRONT_ENDS.values():  # a trial shows if it fits the network
+    if method or front_end not in features.FRONT_ENDS.values():  # a trial shows if it fits the network
         with torch.inference_mode():
             network(torch.zeros(1, 1, *front_end.row_shape, device=device))
     return Model(network, front_end, list(classes), settings, normalization, dict(checkpoint.get("code") or {}))
