@@ -152,12 +152,14 @@ class Method:
         return getattr(self.module, "TRACK", CONSTANTS["TRACK"])
 
     def code_files(self):
-        """Files of comparisons/ that its scores depend on, as paths below the project."""
-        if self.path or self.is_of_papers:
-            return []
-        own = [self.module, *(part for part in vars(self.module).values() if isinstance(part, ModuleType))]
-        names = [module.__name__ for module in own if module.__name__.startswith("comparisons.")]
-        return sorted({f"{name.replace('.', '/')}.py" for name in names})
+        """Files of comparisons/ that its scores depend on, as paths below the project: its own and what it imports."""
+        found, waiting = set(), [] if self.path or self.is_of_papers else [self.module]
+        while waiting:
+            module = waiting.pop()
+            if module.__name__.startswith("comparisons.") and module.__name__ not in found:
+                found.add(module.__name__)
+                waiting += [part for part in vars(module).values() if isinstance(part, ModuleType)]
+        return sorted(f"{name.replace('.', '/')}.py" for name in found)
 
     def base_front_end(self):
         """FrontEnd before settings change it."""

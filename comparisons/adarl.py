@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from comparisons import stc
 
 FRONT_END = "atfnn"
-SETTINGS = dict(epochs=100, batch_size=128, lr=5e-4)
+SETTINGS = dict(epochs=50, batch_size=128, lr=5e-4)
 TRACK = "validation"
 PUBLISHED = ("ADARL",)
 EXTENT = "reading"

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import max_pool2d, pad
 
 FRONT_END = "spectrum-20"
-SETTINGS = dict(epochs=50, batch_size=16, lr=1e-4)
+SETTINGS = dict(epochs=25, batch_size=16, lr=1e-4)
 TRACK = "validation"
 PUBLISHED = ("FCN+Attention Model",)
 EXTENT = "most"

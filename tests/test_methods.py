@@ -506,6 +506,13 @@ def test_a_fitted_method_has_no_epochs_and_refuses_their_options(model, results,
     assert not (tmp_path / "runs").exists()
 
 
+def test_the_code_of_a_run_is_that_of_its_method_and_of_what_that_imports():
+    files = methods.find("adarl-off").code_files()
+    assert files == ["comparisons/adarl.py", "comparisons/adarl_off.py", "comparisons/stc.py"]
+    assert {"comparisons/classifiers.py", "comparisons/hmm.py"} < set(methods.find("gmm-hmm").code_files())
+    assert methods.find("tft").code_files() == []
+
+
 def test_a_fitted_method_in_a_file(method, run, rows, refused, tmp_path):
     out = run(method(FITTED))[1]
     assert (folder_of(tmp_path / "runs", "my_net") / "method.py").read_text() == FITTED
