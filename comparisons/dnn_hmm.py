@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import softmax
 
-from comparisons import hmm
+from comparisons import frame_networks, hmm
 
 DESCRIPTORS = "mfcc39"
 SETTINGS = dict(normalization="fold")
@@ -21,8 +21,7 @@ NOTE = "alignments are of a GMM, not of a subspace GMM; states, topology and net
 
 CONTEXT = 5  # frames to each side
 HIDDEN = 512
-EPOCHS, BATCH, LEARNING_RATE = 10, 256, 1e-3
-SCORED_AT_ONCE = 8192  # frames
+EPOCHS, BATCH = 10, 256
 
 
 class DnnHmm(NamedTuple):
@@ -41,7 +40,10 @@ def fit(x, labels, classes, seed):
     states = np.concatenate([path + k * hmm.STATES for k, path in enumerate(paths)])  # (T,), class after class
     counts = np.bincount(states, minlength=classes * hmm.STATES)  # none is 0: a path passes all states
     windows, rows = windows_of([clip for clips in of_class for clip in clips])
-    network = train_network(windows, rows, states, classes * hmm.STATES, seed)
+    sizes = [windows.shape[1], HIDDEN, HIDDEN, HIDDEN, classes * hmm.STATES]
+    network = frame_networks.train(
+        lambda: frame_networks.dense(sizes), windows, rows, states, seed, EPOCHS, BATCH, fused=True
+    )
     return DnnHmm(chains, network, np.log(counts / len(states)))
 
 
@@ -52,7 +54,8 @@ def scores(model, x):
     """
     clips = hmm.fill_up(x)
     lengths = np.array([len(clip) for clip in clips])
-    likelihoods = log_posteriors(model.network, *windows_of(clips)) - model.log_priors  # (T, 5 classes)
+    logits = frame_networks.outputs(model.network, *windows_of(clips))
+    likelihoods = logits.log_softmax(1).double().numpy() - model.log_priors  # (T, 5 classes)
     totals = [
         hmm.viterbi(own, lengths, chain.log_stay, chain.log_move)[0]
         for own, chain in zip(np.split(likelihoods, len(model.chains), axis=1), model.chains)
@@ -72,40 +75,3 @@ def windows_of(clips):
     windows = torch.from_numpy(padded).as_strided((len(padded) - length + 1, length * size), (size, 1))
     frames, lengths = np.arange(sum(map(len, clips))), [len(clip) for clip in clips]
     return windows, torch.from_numpy(frames + np.repeat(2 * CONTEXT * np.arange(len(clips)), lengths))
-
-
-def build_network(inputs, states):
-    """Network of three hidden layers: (s, inputs) -> logits (s, states)."""
-    from torch import nn
-
-    sizes = [inputs, HIDDEN, HIDDEN, HIDDEN]
-    layers = [layer for i in range(3) for layer in (nn.Linear(sizes[i], sizes[i + 1]), nn.ReLU(inplace=True))]
-    return nn.Sequential(*layers, nn.Linear(HIDDEN, states))
-
-
-def train_network(windows, rows, labels, states, seed):
-    """Network trained with Adam and cross-entropy on the windows of T frames and their states, labels (T,)."""
-    import torch
-    from torch import nn
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = build_network(windows.shape[1], states)
-        optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE, fused=True)
-        labels = torch.from_numpy(labels)
-        for _ in range(EPOCHS):
-            for batch in torch.randperm(len(rows)).split(BATCH):
-                loss = nn.functional.cross_entropy(network(windows[rows[batch]]), labels[batch])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-    return network
-
-
-def log_posteriors(network, windows, rows):
-    """Log posteriors of the states of T frames, float64 (T, states)."""
-    import torch
-
-    with torch.no_grad():
-        parts = [network(windows[part]).log_softmax(1) for part in rows.split(SCORED_AT_ONCE)]
-    return torch.cat(parts).double().numpy()

@@ -40,10 +40,11 @@ def dense(sizes, linear=None):
     return nn.Sequential(*layers)
 
 
-def train(build, inputs, rows, labels, seed, epochs, batch=BATCH):
+def train(build, inputs, rows, labels, seed, epochs, batch=BATCH, fused=False):
     """The network that `build()` makes, trained with Adam and cross-entropy on some rows of inputs (W, ...).
 
     rows (s,) are indices of inputs, labels (s,) their classes; each batch is gathered, so that windows are not copied.
+    `fused` takes torch's fused Adam, which is faster for large networks and rounds otherwise.
     """
     import torch
     from torch.nn.functional import cross_entropy
@@ -51,7 +52,7 @@ def train(build, inputs, rows, labels, seed, epochs, batch=BATCH):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = build()
-        optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
+        optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE, fused=fused)
         labels = torch.from_numpy(labels)
         for _ in range(epochs):
             for chosen in torch.randperm(len(rows)).split(batch):

@@ -107,7 +107,9 @@ def test_the_heaviest_gaussian_is_split():
 
 
 def test_the_network_has_its_parameters():
-    assert sum(weights.numel() for weights in dnn_hmm.build_network(11 * 39, 6 * 5).parameters()) == 760_862
+    x = list(np.random.default_rng(0).normal(size=(6, 20, 39)).astype(np.float32))
+    network = dnn_hmm.fit(x, np.arange(6), 6, 0).network
+    assert sum(weights.numel() for weights in network.parameters()) == 760_862
 
 
 def test_windows_are_the_frames_around_each_frame():
