@@ -11,6 +11,7 @@
 #   turns      speed with ten folds at once that take turns of 8, 16 and 64 recorded steps, in epochs of 189 steps
 #   speed      all loops against the plain loop, to be copied to benchmarks/results/speed-<gpu>.md
 #   iemocap    wall clock of TFT on an IEMOCAP-sized synthetic corpus, ten folds at once, 100 of 1000 epochs
+#   deep       the networks of comparisons/ on CASIA, seeds 0 to 4, operation by operation
 #
 # Trained folds are in <folder>/runs; `python evaluate.py --runs <folder>/runs` prints their tables. Wall clocks are in
 # wall.txt. Repeat the command after an interruption: parts that are done are skipped, and a training resumes from its
@@ -19,7 +20,7 @@ set -euo pipefail
 casia=$(realpath -e "${1:?name the folder of CASIA}")
 out=$(realpath -m "${2:-gpu-results}")
 shift $(($# < 2 ? $# : 2))
-all="tests seeds t+f t+tf f+tf forms turns speed iemocap"
+all="tests seeds t+f t+tf f+tf forms turns speed iemocap deep"
 parts=${*:-$all}
 for part in $parts; do
     [[ " $all " == *" $part "* ]] || { echo "gpu.sh: $part: no such part, choose among $all" >&2 && exit 2; }
@@ -61,6 +62,11 @@ measure() { # part
     iemocap)
         [ -d "$out/corpus" ] || $python -m common.synthetic --layout iemocap --size full --out "$out/corpus"
         train iemocap "$out/runs-synthetic" --db iemocap --root "$out/corpus" --epochs 100 --folds-at-once 10
+        ;;
+    deep)
+        for model in cnn-lstm cnn-gru-seqcap fcn-attention stc stc-off adarl adarl-off dtpm-pooling; do
+            train "$model" "$out/runs" --db casia --root "$casia" --model "$model" --seed 0-4 --engine auto || return 1
+        done
         ;;
     esac
 }
