@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.functional import max_pool2d
 
 FRONT_END = "atfnn"
-SETTINGS = dict(epochs=100, batch_size=128, lr=5e-4)
+SETTINGS = dict(epochs=50, batch_size=128, lr=5e-4)
 TRACK = "validation"
 PUBLISHED = ("STC-Attention",)
 EXTENT = "reading"

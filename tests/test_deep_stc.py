@@ -125,7 +125,7 @@ def test_weights_lie_in_channels_last(method):
 def test_methods_find_the_files(name, published):
     found = methods.find(name)
     settings = [found.defaults[setting] for setting in ("epochs", "batch_size", "lr")]
-    assert (found.front_end, found.track, settings) == ("atfnn", "validation", [100, 128, 5e-4])
+    assert (found.front_end, found.track, settings) == ("atfnn", "validation", [50, 128, 5e-4])
     facts = found.facts()
     assert (facts["published"], facts["extent"]) == (published, "reading")
     assert facts["note"].startswith("after the abstract")

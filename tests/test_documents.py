@@ -79,10 +79,10 @@ def named(cell):
     return MODELS.get(re.split(r"[, ]", cell)[0])
 
 
-def classical(cell):
+def comparison(cell):
     """Comparison method that a cell names, by its name or by that of its published row, or None."""
-    names = {row: name for name in methods.CLASSICAL for row in methods.find(name).module.PUBLISHED}
-    names |= {f"`{name}`": name for name in methods.CLASSICAL} | {name: name for name in methods.CLASSICAL}
+    names = {row: name for name in methods.COMPARISONS for row in methods.find(name).module.PUBLISHED}
+    names |= {f"`{name}`": name for name in methods.COMPARISONS} | {name: name for name in methods.COMPARISONS}
     return next((names[part] for part in reversed(re.split(", ", cell)) if part in names), None)
 
 
@@ -285,7 +285,7 @@ def test_the_result_of_the_readme():
     assert len(rows) <= 8
     for row in rows:
         label, *cells, transductive = row.values()
-        result = compared()[model := named(label) or classical(label)]
+        result = compared()[model := named(label) or comparison(label)]
         assert cells == [number(result[key]) for key in ("published_war", "war", "war_std")], label
         assert transductive == war_of(model, SPEAKER) and not result["transductive"], label
         words = {"most": "most of its paper", "reading": "our reading of an abstract"}
@@ -342,10 +342,23 @@ def test_comparison_methods():
     assert len(rows) <= 7
     for row in rows:
         label, share, *cells, transductive = row.values()
-        result = compared()[model := classical(label)]
+        result = compared()[model := comparison(label)]
         assert SHARES[share] == result["extent"]
         assert cells == [number(result[key]) for key in ("published_war", "war", "war_std")], label
         assert transductive == war_of(model, SPEAKER), label
+
+
+def test_deep_methods():
+    """All of them, in the order of their WAR; the last column has the epochs that a validation speaker chose."""
+    rows = table(CASIA, "deep method")
+    assert {comparison(row["deep method"]) for row in rows} == set(methods.DEEP)
+    assert [row["strict"] for row in rows] == sorted((row["strict"] for row in rows), key=float, reverse=True)
+    for row in rows:
+        label, share, *cells, seeds = row.values()
+        result = compared()[comparison(label)]
+        assert SHARES[share] == result["extent"] and seeds == str(len(result["seeds"])), label
+        assert cells == [number(result[key]) for key in ("published_war", "war", "war_std")], label
+        assert result["folds_done"] == 4, label
 
 
 def test_gains_of_speaker_statistics():
@@ -361,7 +374,7 @@ def test_gains_of_speaker_statistics():
 def test_results_on_emodb():
     for row in table(CASIA, "WAR on EmoDB"):
         label, *cells, transductive = row.values()
-        result = compared(db="emodb")[model := classical(label)]
+        result = compared(db="emodb")[model := comparison(label)]
         assert cells == [number(result[key]) for key in ("war", "war_std")], label
         assert transductive == war_of(model, SPEAKER, "emodb"), label
 
@@ -369,7 +382,7 @@ def test_results_on_emodb():
 def test_known_speakers():
     for row in table(CASIA, "method", "epochs"):
         if not (model := named(row["method"])):
-            assert war_of(classical(row["method"])) in (row["speaker unseen"], "")  # empty where not published
+            assert war_of(comparison(row["method"])) in (row["speaker unseen"], "")  # empty where not published
             continue
         unseen, known = KNOWN_SPEAKERS[row["epochs"]]
         assert row["speaker unseen"] == number(results(f"studies/{unseen}", seed="0")[model]["war"])
