@@ -65,7 +65,7 @@ measure() { # part
         ;;
     deep)
         for model in cnn-lstm cnn-gru-seqcap fcn-attention stc stc-off adarl adarl-off dtpm-pooling; do
-            train "$model" "$out/runs" --db casia --root "$casia" --model "$model" --seed 0-4 --engine auto || return 1
+            train "$model" "$out/runs" --db casia --root "$casia" --model "$model" --seed 0-4 --engine auto --eval-every 5 || return 1
         done
         ;;
     esac

@@ -4,7 +4,7 @@ Wu et al., ICASSP 2019. From public notes and re-implementations: the convolutio
 capsules of 16 numbers for each class, a window's vector of capsules and lengths, three routing steps, the GRU, the
 weights 0.6 and 0.4 of both branches, Xavier's initialisation, Adam, batch size and epochs. Ours: that windows count
 frames of the spectrogram, what their first capsules are, the deviations of the initial weights, a constant learning
-rate, and the training of both branches through their mixture.
+rate, a GRU branch without its dropout of 0.5, and the training of both branches through their mixture.
 """
 
 from math import log, sqrt
@@ -19,7 +19,7 @@ SETTINGS = dict(epochs=20, batch_size=16, lr=1e-3)
 TRACK = "validation"
 PUBLISHED = ("GRU-CNN-SeqCap", "CNN GRU-SeqCap")
 EXTENT = "most"
-NOTE = "sizes of the first capsules are ours; the learning rate is constant"
+NOTE = "after public notes; the first capsules and a constant learning rate are ours, and no dropout is used"
 
 WINDOW, HOP = 40, 20  # frames of a window, and between the starts of two
 KINDS, PRIMARY, CAPSULE = 4, 8, 16  # kinds of first capsules at a position, their numbers, those of the others

@@ -2,7 +2,7 @@
 
 Mao, Tao, Zhang, Ching, Lee, ICASSP 2019, of whose text we know the first page: subspace Gaussian mixtures label the
 frames, a network learns the labels. 39 MFCC with differences and an emotion as a word are recalled, not read. Ours:
-labels of plain Gaussian mixtures (gmm_hmm.py), states, topology, the network of 11 frames and its training.
+inputs and labels of plain Gaussian mixtures (gmm_hmm.py), states, topology, the network of 11 frames and its training.
 """
 
 from typing import NamedTuple

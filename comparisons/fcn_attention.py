@@ -15,8 +15,8 @@ FRONT_END = "spectrum-20"
 SETTINGS = dict(epochs=25, batch_size=16, lr=1e-4)
 TRACK = "validation"
 PUBLISHED = ("FCN+Attention Model",)
-EXTENT = "most"
-NOTE = "not pretrained; segments of equal length; optimiser and epochs are ours"
+EXTENT = "reading"
+NOTE = "not pretrained; segments of equal length; spectrogram and training are ours"
 
 LEAST = 67  # bins or frames that all strides reduce to 1
 SHARPNESS = 0.3  # lambda, of the scores in the softmax

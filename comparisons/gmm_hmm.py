@@ -1,8 +1,8 @@
 """GMM-HMM: a left-to-right hidden Markov model of each emotion on MFCC frames; the most likely of them is the class.
 
 Mao, Tao, Zhang, Ching, Lee, ICASSP 2019, compare such models with others (their first page). 39 MFCC with differences
-and an emotion as a word are recalled, not read. Ours: states, topology, mixtures and training, comparisons/hmm.py. No
-row of a table; the alignments of dnn_hmm.py come from these chains.
+and an emotion as a word are recalled, not read. Ours: log energy in place of the MFCC of order 0, and states, topology,
+mixtures and training, comparisons/hmm.py. No row of a table; the alignments of dnn_hmm.py come from these chains.
 """
 
 import numpy as np

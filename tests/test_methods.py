@@ -373,8 +373,13 @@ def test_a_network_with_a_back_end_is_scored_by_what_is_fitted_on_its_embeddings
     means = np.stack([part.mean((0, 2)) for part in np.split(loaded.segments, ends)])
     fold = runs.read_fold(folder_of(tmp_path / "runs", "my_net"))
     test = np.isin(database.ids, fold.ids)
-    centres = np.stack([means[~test & (database.labels == k)].mean(0) for k in range(3)])
-    np.testing.assert_allclose(fold.scores, -((means[test][:, None] - centres) ** 2).sum(2), rtol=1e-3)
+    for track in ("last", "validation"):  # on whose training speakers alone
+        config = runs.read_config(folder := folder_of(tmp_path / "runs", "my_net", track=track))
+        train_speakers = np.isin(database.speakers, config.train_speakers)
+        assert len(config.train_speakers) == dict(last=3, validation=2)[track]
+        centres = np.stack([means[train_speakers & (database.labels == k)].mean(0) for k in range(3)])
+        expected = -((means[test][:, None] - centres) ** 2).sum(2)
+        np.testing.assert_allclose(runs.read_fold(folder).scores, expected, rtol=1e-3)
     assert command(evaluate.main, "--runs", tmp_path / "runs", "--audit") == 0
     assert "has a classifier that predict.py lacks" in refused(method(WITH_BACK_END), "--fold", "none")
 
