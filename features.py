@@ -48,12 +48,6 @@ CACHE_ROW = np.dtype(  # of a recording in a cache file
 TEMPORARY_AGE = 86_400  # seconds since its last write, until a temporary file of the cache is removed
 
 
-class OverlapError(ValueError):
-    """An overlap that a front end cannot have; the message names the remedy."""
-
-    exit_code = 2  # of a command that ends with this error
-
-
 @dataclass(frozen=True)
 class FrontEnd:
     """Settings of the front end. Both papers: 16 kHz, 20 ms Hamming window, 10 ms hop, 512-point FFT,
@@ -85,12 +79,9 @@ class FrontEnd:
         return round(self.frames * (1 - self.overlap)) * self.hop_length
 
     def overlap_fits(self):
-        """True if segments overlap by a whole number of frames and by no more than MAX_OVERLAP.
-
-        Raises OverlapError where segments of equal length would overlap.
-        """
-        if self.cut == "equal" and self.overlap:
-            raise OverlapError(f"--overlap {self.overlap}: segments of equal length do not overlap; drop it")
+        """True if segments overlap by a whole number of frames and by no more than MAX_OVERLAP, of the equal cut not at all."""
+        if self.cut == "equal":
+            return self.overlap == 0
         frames = self.frames * self.overlap
         whole = 0 <= self.overlap <= MAX_OVERLAP and abs(frames - round(frames)) < 1e-6
         return whole and (round(frames) > 0 or self.overlap == 0)

@@ -13,6 +13,7 @@ linked folders and recordings of other formats, is counted at the end.
 import csv
 import json
 import os
+import re
 import sys
 import threading
 from collections import Counter, deque
@@ -41,19 +42,22 @@ WARNING = "warning: a model of acted speech transfers poorly to other voices, ro
 def find_checkpoints(run):
     """Folders of the finished folds that --run names: a fold's own folder, or all folds of a seed's folder.
 
-    Raises RunError where there is none.
+    Of two tracks in a seed's folder it is the one that the method's result is of. Raises RunError where there is none.
     """
     run = Path(run)
     if (run / "config.json").exists() or (run / runs.DONE_FILE).exists():
         folds = [run]
     else:
-        folds = [path for path in run.glob("fold*") if path.name[4:].isdecimal()]
+        folds = [path for path in run.glob("fold*") if re.fullmatch(r"fold\d+(-validation)?", path.name)]
     done = [fold for fold in sorted(folds, key=lambda fold: protocols.natural_order(fold.name)) if runs.is_done(fold)]
     if not done:
         problem = "has no finished fold, or files that were changed since" if run.is_dir() else "no such folder"
         if runs.is_done(run / "all"):
             problem = f"has no finished fold, but a model of all speakers in {run / 'all'}"
         raise runs.RunError(f"{run}: {problem}; name a folder such as runs/casia/tft/speaker/seed0, or a fold in it")
+    if len({fold.name.endswith("-validation") for fold in done}) > 1:
+        track = runs.read_config(done[0]).method.get("track", "last")
+        done = [fold for fold in done if fold.name.endswith("-validation") == (track == "validation")]
     for fold in done:
         if not (fold / "checkpoint.pt").is_file():
             raise runs.RunError(f"{fold}: holds predictions and no model; name the run of another --model")

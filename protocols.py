@@ -551,7 +551,7 @@ def split_validation_speakers(database, fold, seed):
     following = [name for name in names[last + 1 :] + names[:last] if name not in tested]
     if len(following) < 2:
         raise UsageError(
-            f"{database.name}, fold {fold.number}: one training speaker cannot be split; only --track last is possible"
+            f"{database.name}, fold {fold.number}: the track validation needs two training speakers; give --track last"
         )
     number = max(1, round(len(following) * VALIDATION_FRACTION))
     chosen = {following[(seed * number + i) % len(following)] for i in range(number)}

@@ -38,6 +38,7 @@ def open_option(models, default, help, **details):
 
 
 ALL = tuple(PAPER_SETTINGS)
+PRE_EMPHASIS = features.FRONT_ENDS["tft"].pre_emphasis  # coefficient of TFT section 3.2
 OF_TFT = tuple(model for model, settings in PAPER_SETTINGS.items() if settings is TFT_SETTINGS)
 
 
@@ -88,7 +89,9 @@ class Options:
         ALL, None, "z-score per band, from what; speaker: each speaker's own, transductive (fold; lld-gmm utterance)",
         choices=NORMALIZATIONS,
     )  # fmt: skip
-    overlap: float = open_option(ALL, 0, "share of a segment that the next segment holds too, up to 0.75", least=0)
+    overlap: float = open_option(
+        ALL, None, "share of a segment that the next segment holds too, up to 0.75 (0, of dtpm-pooling 34/64)", least=0
+    )  # fmt: skip
     pre_emphasis: str = open_option(
         ALL, None, "0.97 within each segment, or of the utterance before it is cut (TFT segment, ATFNN none)",
         choices=("none", "segment", "utterance"),
@@ -210,13 +213,26 @@ def has_setting(method, name):
     """True if a method has one of OPEN_SETTINGS."""
     if method.is_of_papers:
         return method.name in OPEN_SETTINGS[name]
+    if name == "aggregation" and method.has_back_end:  # which classifies utterances
+        return False
     return not method.is_fitted and name in SETTINGS_OF_ANY_NETWORK
 
 
 def default_of(name, method):
-    """Default of a setting: the method's value, else ours."""
-    default = method.defaults.get(name, getattr(Options, name, None))
-    return "fold" if name == "normalization" and default is None else default
+    """Default of a setting: the method's value or that of its front end, else ours; None where no value stands for it."""
+    if name in method.defaults:
+        return method.defaults[name]
+    if name in ("overlap", "pre_emphasis") and not method.is_fitted:
+        front_end = method.base_front_end()
+        return (front_end.overlap or 0) if name == "overlap" else pre_emphasis_of(front_end)
+    return "fold" if name == "normalization" else getattr(Options, name, None)
+
+
+def pre_emphasis_of(front_end):
+    """Value of --pre-emphasis that gives a front end's; None for another coefficient than 0.97."""
+    if not front_end.pre_emphasis:
+        return "none"
+    return front_end.pre_emphasis_scope if front_end.pre_emphasis == PRE_EMPHASIS else None
 
 
 def settings_of(options, method):
@@ -249,7 +265,7 @@ def deviations_of(settings):
     if model in PAPER_SETTINGS or model in methods.COMPARISONS:
         method = methods.find(model)
     else:
-        method = methods.Method(model, {}, front_end="tft")
+        method = methods.Method(model, dict(pre_emphasis=None), front_end="tft")
     for name in (*CORE_SETTINGS, *OPEN_SETTINGS):
         expected = default_of(name, method)
         value = settings.get(name, expected)
@@ -279,7 +295,7 @@ def front_end_of(method, settings):
         log_floor=settings.get("log_floor", front_end.log_floor),
     )
     if scope := settings.get("pre_emphasis"):
-        changes["pre_emphasis"] = 0.0 if scope == "none" else features.FRONT_ENDS["tft"].pre_emphasis
+        changes["pre_emphasis"] = 0.0 if scope == "none" else PRE_EMPHASIS
         changes["pre_emphasis_scope"] = "utterance" if scope == "utterance" else "segment"
     return replace(front_end, **changes)
 
@@ -317,6 +333,8 @@ def check_options(options, chosen=None):
             )
         front_end = None if method.is_fitted else front_end_of(method, settings)
         if front_end and not front_end.overlap_fits():
+            if front_end.cut == "equal":
+                raise protocols.UsageError(f"--overlap: {method.name} has segments that do not overlap; drop the option")
             raise protocols.UsageError(
                 f"--overlap {options.overlap}: must be at most {features.MAX_OVERLAP} and a whole number of the "
                 f"{front_end.frames} frames of a segment, such as 0.5"
@@ -336,9 +354,9 @@ def check_networks(options, chosen):
     """Raise UsageError for options of networks where all chosen methods are fitted at once, and the other way round."""
     fitted = [method.name for method in chosen if method.is_fitted]
     if fitted and options.fold == protocols.NO_FOLD:
-        raise protocols.UsageError(f"--fold none: is for networks, {fitted[0]} has no model for predict.py; drop it")
+        raise protocols.UsageError(f"--fold none: is for networks, {fitted[0]} has no model for predict.py; name another --model")
     if (back_ends := [m.name for m in chosen if m.has_back_end]) and options.fold == protocols.NO_FOLD:
-        raise protocols.UsageError(f"--fold none: {back_ends[0]} has a classifier that predict.py lacks; drop it")
+        raise protocols.UsageError(f"--fold none: {back_ends[0]} has a classifier that predict.py lacks; name another --model")
     if options.features and not options.features.lower().endswith((".npz", ".csv")):
         raise protocols.UsageError(f"--features {options.features}: name a .npz or .csv file")
     if options.features and not os.path.isfile(options.features):

@@ -244,6 +244,8 @@ def of_module(name, module, path="", source=b""):
     is_fitted = has_fit(module) and not has_build
     if not is_fitted and not has_build:
         raise MethodError(f"{where}: has no function build; add build(classes, n_mels, frames)")
+    if not has_fit(module) and (parts := [part for part in ("fit", "scores") if hasattr(module, part)]):
+        raise MethodError(f"{where}: has {' and '.join(parts)}; give it both functions, fit and scores, or neither")
     check_constants(where, module)
     defaults = dict(normalization=NETWORK_DEFAULTS["normalization"]) if is_fitted else NETWORK_DEFAULTS
     defaults = defaults | settings_in(where, module, defaults)

@@ -249,7 +249,11 @@ def load_model(folder, device):
     path = folder / "checkpoint.pt"
     checkpoint = read_checkpoint(path)
     try:
-        return model_of(checkpoint, device, read_method(folder, checkpoint["settings"]))
+        method = read_method(folder, checkpoint["settings"])
+        if method and method.has_back_end:
+            reason = "its classifier is fitted on training recordings and not saved"
+            raise runs.RunError(f"{folder}: {reason}; name the run of another --model")
+        return model_of(checkpoint, device, method)
     except (runs.RunError, methods.MethodError):
         raise
     except KeyError as error:
@@ -274,8 +278,6 @@ def read_method(folder, settings):
 
 def model_of(checkpoint, device, method=None):
     """Model of a checkpoint's content; KeyError, ValueError and others where the content is odd."""
-    if method and method.has_back_end:
-        raise ValueError("its classifier is fitted on training recordings and not saved")
     build = method.build if method else None
     settings, classes, normalization = checkpoint["settings"], checkpoint["classes"], checkpoint["normalization"]
     front_end = check_front_end(settings["front_end"])

@@ -124,11 +124,16 @@ def check_network(method, settings, classes, device):
                 if not all(part.ndim == 4 and len(part) == 2 for part in maps.values()):
                     raise ValueError("maps for 2 segments are not all (2, heads, rows, columns)")
         optimizer, two = make_optimizer(model.parameters(), settings, x.device), torch.arange(2, device=device)
-        loss = train_step(model.train(), optimizer, x, two, settings["precision"], speakers=two)
+        if hasattr(model.train(), "losses") and getattr(losses := model.losses(x, two, two), "shape", None) != (2,):
+            shape = tuple(losses.shape) if torch.is_tensor(losses) else type(losses).__name__
+            raise ValueError(f"losses gives {shape} for 2 segments, not (2,)")
+        loss = train_step(model, optimizer, x, two, settings["precision"], speakers=two)
         if not torch.isfinite(loss):
             raise ValueError(f"a loss of {loss}")
-        if method.has_back_end and getattr(model.embed(x), "shape", ())[:1] + (0,) != (2, 0):
-            raise ValueError("embed(x) gives no (2, D) for 2 segments")
+        if method.has_back_end:
+            y = model.embed(x)
+            if not torch.is_tensor(y) or y.ndim != 2 or len(y) != 2 or not torch.isfinite(y).all():
+                raise ValueError("embed(x) gives no finite tensor (2, D) for 2 segments")
 
 
 def check_logits(path, logits, size, classes):
