@@ -301,22 +301,12 @@ def speaker_war(folds):
     }
 
 
-SEED_MARK = dict(color="black", linewidth=0.7, marker="_", markersize=3)
 CHANCE_LINE = dict(color="black", linestyle=":", linewidth=1)
-PUBLISHED_MARK = dict(linestyle="", marker="D", markersize=4, color="white", markeredgecolor="black")
-
-
-def published_war(database, model, protocol):
-    """Published WAR in per cent of a model on a database, or None."""
-    for row in published.read_published():
-        if (row["database"], row["model"], row["protocol"]) == (database, model, protocol) and row["war"] is not None:
-            return row["war"]
-    return None
 
 
 def make_speakers(options, database, models):
     """WAR of each tested speaker, of all models that have finished folds."""
-    shown, pooled, results, damaged = {}, {}, {}, []
+    shown, results, papers, damaged = {}, {}, {}, []
     for model in models:
         try:
             found, notes = load(options, database, model, [options.track])
@@ -325,51 +315,55 @@ def make_speakers(options, database, models):
         damaged += [note for note in notes if note not in damaged]
         if found:
             results[model], folds = found[options.track]
-            name = tables.marked(model, results[model].transductive)
-            shown[name] = speaker_war(folds)
-            paper = published_war(database, model, options.protocol)
-            pooled[name] = (results[model].war, results[model].war_std, paper)
+            shown[model] = speaker_war(folds)
+            papers[model] = paper_war(database, model, results[model])
     if not shown:
         none = f"{options.runs}: has no finished fold of {database} for this --track and --seed"
         raise protocols.UsageError("; ".join(damaged) or none)
     title = f"{database}: WAR of each speaker, leaving one {options.protocol} out\n{meaning_of(options.track, results.values())}"
-    chance = 100 / len(next(iter(results.values())).classes)
-    return draw_speakers(shown, pooled, chance, title, notes_on(results)), damaged
+    return draw_speakers(shown, results, papers, title, incomplete(results)), damaged
 
 
-def draw_speakers(shown, pooled, chance, title, notes=()):
-    """Bars of WAR for each tested speaker and, pooled, for all of them; a thin mark for each seed.
+def incomplete(results):
+    """Lines for the methods of {model: Summary} that lack folds."""
+    return [
+        f"incomplete: {model} has {result.folds_done} of {result.folds_total} folds"
+        for model, result in results.items()
+        if result.folds_done < result.folds_total
+    ]
 
-    `shown`: {model: {speaker: WAR of each seed (seeds,)}}; `pooled`: {model: (WAR, its standard deviation over seeds
-    or None, published WAR or None)}; `chance` is the WAR of guessing; all in per cent.
+
+def draw_speakers(shown, results, papers, title, notes=()):
+    """A row for each method, the highest WAR first: WAR of each tested speaker, of all of them, and published.
+
+    `shown`: {model: {speaker: WAR of each seed (seeds,)}}; `results`: {model: Summary}; `papers`: {model: published WAR
+    or None}. A cell is the mean over seeds and their standard deviation.
     """
-    import matplotlib
-    from matplotlib.lines import Line2D
-
     names = sorted({name for wars in shown.values() for name in wars}, key=protocols.natural_order)
-    width, positions = 0.8 / len(shown), np.arange(len(names) + 1)
-    inches = float(np.clip(2 + 0.16 * len(shown) * len(positions), 6, 14))
-    figure = new_figure(inches, 4, title, notes)
-    axes, colours = figure.subplots(), matplotlib.colormaps[COLOURS](np.linspace(0.3, 0.97, len(shown)))
-    for i, (model, wars) in enumerate(shown.items()):
-        at, (war, spread, paper) = positions + (i - (len(shown) - 1) / 2) * width, pooled[model]
-        heights = [wars[name].mean() if name in wars else 0 for name in names] + [war]
-        axes.bar(at, heights, 0.92 * width, color=colours[i], label=f"{model}: {tables.percent(war, spread)}")
-        for j, name in enumerate(names):
-            seeds = wars.get(name, [])
-            axes.plot([at[j]] * len(seeds), seeds, **SEED_MARK)
-        if paper is not None:
-            axes.plot(at[-1], paper, **PUBLISHED_MARK)
-    axes.axhline(chance, **CHANCE_LINE)
-    is_crowded = 0.1 * max(map(len, names)) * len(positions) > inches - 1
-    slanted = dict(rotation=45, ha="right", rotation_mode="anchor") if is_crowded else {}
-    axes.set_xticks(positions, [*names, "all"], **slanted)
-    axes.set(ylabel="WAR in %", xlabel="tested speaker", ylim=(0, min(100, axes.get_ylim()[1] + 5)))
-    handles = [*axes.get_legend_handles_labels()[0], Line2D([], [], label="a seed", **SEED_MARK)]
-    handles.append(Line2D([], [], label=f"chance: {chance:.2f}", **CHANCE_LINE))
-    if any(paper is not None for _, _, paper in pooled.values()):
-        handles.append(Line2D([], [], label="published", **PUBLISHED_MARK))
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8)
+    order = sorted(shown, key=lambda model: -results[model].war)
+    means, spreads = np.full((2, len(order), len(names) + 2), np.nan)
+    for row, model in enumerate(order):
+        for column, name in enumerate(names):
+            seeds = shown[model].get(name, [])
+            means[row, column] = np.mean(seeds) if len(seeds) else np.nan
+            spreads[row, column] = np.std(seeds, ddof=1) if len(seeds) > 1 else np.nan
+        means[row, -2:] = results[model].war, papers[model] or np.nan
+        spreads[row, -2] = results[model].war_std or np.nan
+    figure = new_figure(min(2.5 + 0.85 * means.shape[1], 16), 1.5 + 0.25 * len(order), title, notes)
+    axes, ours = figure.subplots(), np.where(np.arange(len(names) + 2) <= len(names), means, np.nan)
+    image = axes.imshow(ours, COLOURS, vmin=0, vmax=max(60, np.nanmax(ours)), aspect="auto")
+    for (row, column), war in np.ndenumerate(means):
+        text = f"{war:.1f}" + ("" if np.isnan(spread := spreads[row, column]) else f"±{spread:.1f}")
+        color = "white" if ours[row, column] < image.norm.vmax / 2 else "black"
+        axes.text(column, row, "" if np.isnan(war) else text, ha="center", va="center", fontsize=8, color=color)
+    axes.axvline(len(names) - 0.5, color="white", linewidth=3)
+    slanted = dict(rotation=30, ha="right", rotation_mode="anchor") if max(map(len, names)) > 8 else {}
+    axes.set_xticks(range(len(names) + 2), [*names, "all", "published"], **slanted)
+    axes.set_yticks(range(len(order)), [tables.marked(model, results[model].transductive) for model in order])
+    axes.set(xlabel="tested speaker")
+    axes.tick_params(length=0)
+    chance = 100 / len(results[order[0]].classes)
+    figure.colorbar(image, label=f"WAR in %; guessing reaches {chance:.2f}", fraction=0.05)
     return figure
 
 
@@ -392,12 +386,7 @@ def make_methods(options, database, models):
     shown = {model: result for model, result in results.items() if not result.transductive}
     chance = 100 / len(next(iter(results.values())).classes)
     papers = {model: paper_war(database, model, result) for model, result in (others | shown).items()}
-    missing = [
-        f"incomplete: {model} has {result.folds_done} of {result.folds_total} folds"
-        for model, result in [*shown.items(), *others.items()]
-        if result.folds_done < result.folds_total
-    ]
-    return draw_methods(shown, others, papers, chance, title, missing), [*damaged, *notes]
+    return draw_methods(shown, others, papers, chance, title, incomplete(shown) + incomplete(others)), [*damaged, *notes]
 
 
 def methods_of(options, database, folder=None):

@@ -140,19 +140,28 @@ def test_war_of_each_speaker_by_seed(two_seeds):
     assert [war.tolist() for war in wars.values()] == [[50, 100], [pytest.approx(200 / 3)] * 2, [50, 100]]
 
 
-def test_bars_are_means_over_seeds_of_all_models(two_seeds, drawn):
+def test_cells_are_means_over_seeds_of_all_models(two_seeds, drawn):
     axes = drawn("--figure", "speakers", "--runs", two_seeds).axes[0]
-    heights = {bars.get_label(): [bar.get_height() for bar in bars] for bars in axes.containers}
-    assert {name.split(":")[0] for name in heights} == {"tft", "atfnn"}
-    assert heights["tft: 70.00±14.14"] == pytest.approx([75, 200 / 3, 75, 70])  # the last: pooled over speakers
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["A", "B", "C", "all"]
-    diamonds = sorted(line.get_ydata()[0] for line in axes.lines if line.get_marker() == "D")
-    assert diamonds == [48.75, 53.17]  # published WAR of ATFNN and TFT
-    assert [list(line.get_ydata()) for line in axes.lines if line.get_linestyle() == ":"] == [[100 / 3] * 2]
-    seeds = [sorted(line.get_ydata()) for line in axes.lines if line.get_marker() == "_"]
-    assert [50, 100] in seeds and len(seeds) == 6
-    (bars,) = drawn("--figure", "speakers", "--runs", two_seeds, "--model", "atfnn").axes[0].containers
-    assert bars.get_label() == "atfnn: 80.00"
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["A", "B", "C", "all", "published"]
+    models = [label.get_text() for label in axes.get_yticklabels()]
+    assert models == ["atfnn", "tft"]  # by WAR
+    cells = np.array([text.get_text() for text in axes.texts]).reshape(2, 5)
+    assert cells[1].tolist() == ["75.0±35.4", "66.7±0.0", "75.0±35.4", "70.0±14.1", "53.2"]
+    assert cells[0, 3:].tolist() == ["80.0", "48.8"]
+    colours = np.ma.filled(axes.images[0].get_array(), np.nan)
+    np.testing.assert_allclose(colours[1], [75, 200 / 3, 75, 70, np.nan])
+    assert "guessing reaches 33.33" in drawn("--figure", "speakers", "--runs", two_seeds).axes[1].get_ylabel()
+    alone = drawn("--figure", "speakers", "--runs", two_seeds, "--model", "atfnn").axes[0]
+    assert [label.get_text() for label in alone.get_yticklabels()] == ["atfnn"]
+
+
+def test_many_methods_have_cells_of_their_own(drawn):
+    """No note or name lies on the cells, however many methods there are."""
+    figure = drawn("--figure", "speakers", "--db", "casia", "--runs", published.RESULTS)
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts if text.get_text()]
+    assert len(boxes) > 80 and not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    assert figure._suptitle.get_window_extent().y0 > figure.axes[0].get_window_extent().y1
 
 
 # --------------------------------------------------------------------------------------------- curves
@@ -372,7 +381,7 @@ def complains(tmp_path, capsys):
     return call
 
 
-def test_a_model_of_mixed_folds_has_no_bars_and_the_others_have(two_seeds, tmp_path, capsys):
+def test_a_model_of_mixed_folds_has_no_row_and_the_others_have(two_seeds, tmp_path, capsys):
     copy = shutil.copytree(two_seeds, tmp_path / "copy")
     change(runs.fold_folder(copy, "casia", "atfnn", "speaker", 0, 2), settings__epochs=7)
     arguments = ["--figure", "speakers", "--db", "casia", "--runs", copy, "--out", tmp_path / "f.png"]
