@@ -33,7 +33,7 @@ from common import audio, cli, config, runs
 BATCH = 64  # segments scored at once; more gain nothing on a CPU
 GROUP = 16  # recordings that a thread takes at once
 USED_CODE = ("common/audio.py", "features.py", "protocols.py", "training/data.py")  # of a prediction
-NETWORK_CODE = ("models.py", "fast/modules.py")  # of a prediction by a network of the papers
+NETWORK_CODE = ("models.py", "fast/modules.py", "fast/layers.py")  # of a prediction by a network of the suite
 WARNING = "warning: a model of acted speech transfers poorly to other voices, rooms and languages"
 
 # ------------------------------------------------------------------------------------------- the models

@@ -51,7 +51,7 @@ CODE_FILES = (  # what the scores of a network depend on
     "features.py", "protocols.py", "models.py",
     "common/audio.py", "common/config.py", "common/containers.py", "common/manifests.py", "common/methods.py",
     "training/data.py", "training/trainer.py", "training/checkpoints.py", "training/scheduler.py",
-    "fast/modules.py", "fast/graphs.py", "fast/stacked.py",
+    "fast/modules.py", "fast/layers.py", "fast/graphs.py", "fast/stacked.py",
 )  # fmt: skip
 
 

@@ -11,8 +11,7 @@ from math import log, sqrt
 
 import torch
 from torch import nn
-from torch.autograd.function import once_differentiable
-from torch.nn.functional import conv2d, max_pool2d, pad
+from torch.nn.functional import max_pool2d, pad
 
 FRONT_END = "spectrum-20"
 SETTINGS = dict(epochs=20, batch_size=16, lr=1e-3)
@@ -44,69 +43,19 @@ def squash(s):
     return square / (1 + square) / (square + EPSILON).sqrt() * s
 
 
-class Routing(torch.autograd.Function):
+class Routing(nn.Module):
     """Capsules v (m, N, d) from the votes (m, N, i, d) of i capsules for N others, by agreement.
 
     b = 0; three times: c = softmax of b over N, s = sum_i c votes, v = squash(s), b += votes . v
-
-    autograd would write a gradient of all votes for each product with them. All these gradients are outer products of
-    (i,) and (d,), whose sum the backward pass computes at once.
     """
 
-    @staticmethod
-    def forward(ctx, votes):
-        votes, shares, sums = votes.contiguous(), [], []
+    def forward(self, votes):
         b = votes.new_zeros(votes.shape[:3])
-        for step in range(ROUTING_STEPS):
-            if step:
-                b = b + (votes @ squash(sums[-1]).unsqueeze(3)).squeeze(3)
-            shares.append(b.softmax(1))  # c (m, N, i)
-            sums.append((shares[-1].unsqueeze(2) @ votes).squeeze(2))  # s (m, N, d)
-        ctx.save_for_backward(votes, *shares, *sums)
-        return squash(sums[-1])
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        votes, *saved = ctx.saved_tensors
-        shares, sums = saved[:ROUTING_STEPS], saved[ROUTING_STEPS:]
-        left, right, grad_b = [], [], 0  # factors of the outer products
-        for step in reversed(range(ROUTING_STEPS)):
-            c, grad_s = shares[step], squash_gradient(sums[step], grad)  # grad is that of this step's v
-            left, right = [*left, c], [*right, grad_s]
-            if step:
-                grad_c = (votes @ grad_s.unsqueeze(3)).squeeze(3)
-                grad_b = grad_b + c * (grad_c - (c * grad_c).sum(1, keepdim=True))
-                left, right = [*left, grad_b], [*right, squash(sums[step - 1])]
-                grad = (grad_b.unsqueeze(2) @ votes).squeeze(2)
-        return torch.stack(left, 3) @ torch.stack(right, 2)
-
-
-def squash_gradient(s, grad):
-    """Gradient by s of squash(s), from the gradient by its output, both (..., d)."""
-    square = s.square().sum(-1, keepdim=True)
-    root = (square + EPSILON).sqrt()
-    factor = square / (1 + square) / root
-    slope = 1 / ((1 + square) ** 2 * root) - factor / (2 * root**2)  # of the factor by the square
-    return factor * grad + 2 * slope * (grad * s).sum(-1, keepdim=True) * s
-
-
-class LargerOrZero(torch.autograd.Function):
-    """max(a, b, 0) of tensors of the same shape; a has the gradient where both are equal and positive."""
-
-    @staticmethod
-    def forward(ctx, a, b):
-        y = torch.maximum(a, b).clamp_min_(0)
-        ctx.save_for_backward(b - a, y)
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        difference, y = ctx.saved_tensors
-        grad = torch.ops.aten.threshold_backward(grad, y, 0)  # 0 unless y > 0
-        grad_b = torch.ops.aten.threshold_backward(grad, difference, 0)
-        return grad.sub_(grad_b), grad_b
+        for _ in range(ROUTING_STEPS):
+            c = b.softmax(1)  # (m, N, i)
+            v = squash(torch.einsum("mni,mnid->mnd", c, votes))
+            b = b + torch.einsum("mnid,mnd->mni", votes, v)
+        return v
 
 
 def split_windows(y):
@@ -135,6 +84,7 @@ class SeqCap(nn.Module):
         self.primary = nn.Conv2d(16, KINDS * PRIMARY, 5, stride=2)
         capsules = KINDS * ((rows - 3) // 2) * ((columns - 3) // 2)
         self.window_weight = nn.Parameter(torch.empty(capsules, PRIMARY, classes * CAPSULE))  # W
+        self.routing = Routing()
         self.utterance_vote = nn.Linear((CAPSULE + 1) * classes, classes * CAPSULE)  # U and d
         self.capsule_classifier = nn.Linear(classes * CAPSULE, classes)
         self.gru = nn.GRU(16 * rows, 64, batch_first=True, bidirectional=True)
@@ -164,21 +114,15 @@ class SeqCap(nn.Module):
 
     def convolve(self, x):
         """(b, 1, f, t) -> (b, 16, f/8, t/4). A pool before the ReLU gives what it gives after it."""
-        y = self.convolve_twice(x)  # (b, 16, f/2, t)
+        y = self.convolve_first(x)  # (b, 16, f/2, t)
         y = max_pool2d(self.second(y), 2).relu_()  # (b, 16, f/4, t/2)
         return max_pool2d(self.third(y), 2).relu_()
 
-    def convolve_twice(self, x):
-        """The convolutions of 2 x 8 and 8 x 2, concatenated, and the pool of 2 x 1: (b, 1, f, t) -> (b, 16, f/2, t).
-
-        Both are a convolution of 8 x 8 with zeros around theirs. It runs twice, on the even and the odd rows, so that
-        the pool is the larger of two tensors.
-        """
-        weight = torch.cat([pad(self.wide.weight, (0, 0, 3, 3)), pad(self.high.weight, (3, 3, 0, 0))])  # (16, 1, 8, 8)
-        bias = torch.cat([self.wide.bias, self.high.bias])
-        x = x.reshape(len(x), *x.shape[2:], 1).permute(0, 3, 1, 2)  # the strides of channels last
-        x = pad(x, (3, 4, 3, 4))
-        return LargerOrZero.apply(*(conv2d(rows, weight, bias, (2, 1)) for rows in (x, x[:, :, 1:])))
+    def convolve_first(self, x):
+        """The convolutions of 2 x 8 and 8 x 2, concatenated, and the pool of 2 x 1: (b, 1, f, t) -> (b, 16, f/2, t)."""
+        wide = max_pool2d(self.wide(pad(x, (3, 4, 0, 1))), (2, 1))  # (b, 8, f/2, t)
+        high = max_pool2d(self.high(pad(x, (0, 1, 3, 4))), (2, 1))
+        return torch.cat([wide, high], 1).relu_()
 
     def capsule_logits(self, windows):
         """Sequential capsules: (b, w, 16, f/8, 10) -> (b, classes), in whatever order the w windows are."""
@@ -186,7 +130,7 @@ class SeqCap(nn.Module):
         capsules = self.window_capsules(windows.flatten(0, 1))  # (b w, n, 16)
         o = torch.cat([capsules.flatten(1), length(capsules)], 1)  # (b w, 17 n)
         votes = self.utterance_vote(o).view(b, w, n, CAPSULE).transpose(1, 2)  # (b, n, w, 16)
-        return self.capsule_classifier(Routing.apply(votes).flatten(1))
+        return self.capsule_classifier(self.routing(votes).flatten(1))
 
     def window_capsules(self, windows):
         """Capsules of the classes in each window: (m, 16, f/8, 10) -> (m, classes, 16)."""
@@ -194,7 +138,7 @@ class SeqCap(nn.Module):
         u = squash(u.reshape(len(u), -1, PRIMARY))  # (m, i, 8)
         votes = torch.bmm(u.transpose(0, 1), self.window_weight)  # (i, m, classes * 16)
         votes = votes.unflatten(2, (self.classes, CAPSULE)).permute(1, 2, 0, 3)
-        return Routing.apply(votes)  # votes (m, classes, i, 16)
+        return self.routing(votes)  # votes (m, classes, i, 16)
 
     def gru_logits(self, y):
         """The GRU over the columns: (b, 16, f/8, t/4) -> (b, classes)."""

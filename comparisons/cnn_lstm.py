@@ -7,8 +7,7 @@ of equal length, all sizes of layers, and the training. The paper's variant with
 
 import torch
 from torch import nn
-from torch.nn.functional import conv2d, max_pool2d, max_unpool2d
-from torch.nn.grad import conv2d_weight
+from torch.nn.functional import max_pool2d
 
 import models
 
@@ -22,39 +21,11 @@ NOTE = "layers and training are ours"
 
 CHANNELS = (16, 24, 32)
 POOLS = ((4, 2), (4, 2), (5, 1))  # (frequency, time)
-PART = 2  # segments at a time in the first layer: 15 MB of its output, which a processor's cache holds
 
 
 def build(classes, n_mels, frames):
     """The network for that many classes, frequency bins and frames; ValueError for sizes that the pools do not divide."""
     return CNNLSTM(classes, n_mels, frames).to(memory_format=torch.channels_last)
-
-
-class ConvPool(torch.autograd.Function):
-    """max_pool2d(conv2d(x, weight, bias, padding=2), pool) of x (b, 1, f, t) for a processor, by PART segments at a time.
-
-    Memory is what the first layer costs: the positions of the maxima stay for the gradient, not the output of the
-    convolution, which has 8 times as many numbers. It gives no gradient by x.
-    """
-
-    @staticmethod
-    def forward(ctx, x, weight, bias, pool):
-        # the strides of channels last, which torch does not see in a tensor of one channel
-        x = x.reshape(len(x), *x.shape[2:], 1).permute(0, 3, 1, 2)
-        parts = (conv2d(part, weight, bias, padding=2) for part in x.split(PART))
-        y, index = map(torch.cat, zip(*(max_pool2d(part, pool, return_indices=True) for part in parts)))
-        ctx.save_for_backward(x, weight, index)
-        ctx.pool = pool
-        return y
-
-    @staticmethod
-    def backward(ctx, grad):
-        x, weight, index = ctx.saved_tensors
-        grad_weight = torch.zeros_like(weight)
-        for part, *upstream in zip(*(tensor.split(PART) for tensor in (x, grad, index))):
-            spread = max_unpool2d(*upstream, ctx.pool)  # (PART, channels, f, t)
-            grad_weight += conv2d_weight(part.to(spread.dtype), weight.shape, spread, padding=2)
-        return None, grad_weight, grad.sum((0, 2, 3), dtype=weight.dtype), None
 
 
 class CNNLSTM(nn.Module):
@@ -77,11 +48,11 @@ class CNNLSTM(nn.Module):
         if not torch.is_grad_enabled() and len(x) > BATCH:  # scoring has 256 segments, which would take 2 GB at once
             return torch.cat([self(part) for part in x.split(BATCH)])
         for convolution, pool in zip(self.convolutions, POOLS):
-            if x.shape[1] == 1 and x.device.type == "cpu" and not x.requires_grad:
-                x = ConvPool.apply(x, convolution.weight, convolution.bias, pool)
-            else:
-                x = max_pool2d(convolution(x), pool)
-            x = x.relu_()  # after the pool, where it gives the same on a fraction of the numbers
+            x = self.convolve(x, convolution, pool)
         with torch.autocast(x.device.type, enabled=False):  # it would run the LSTM in float16 on a GPU
             x = x.permute(0, 3, 1, 2).flatten(2).to(self.classifier.weight.dtype)  # (b, t/4, 32 * f/80)
             return self.classifier(self.time_encoder(x))
+
+    def convolve(self, x, convolution, pool):
+        """A layer; ReLU comes after the pool, where it gives the same on a fraction of the numbers."""
+        return max_pool2d(convolution(x), pool).relu_()

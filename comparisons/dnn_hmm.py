@@ -35,11 +35,11 @@ class DnnHmm(NamedTuple):
 def fit(x, labels, classes, seed):
     """Train on frames, a list of n arrays (T_i, 39)."""
     of_class = hmm.clips_of_classes(x, labels, classes)
-    chains = [hmm.fit_chain(clips)[0] for clips in of_class]
+    chains = [hmm.fit_chain(clips) for clips in of_class]
     paths = [chain.best_paths(*hmm.join(clips))[1] for chain, clips in zip(chains, of_class)]
     states = np.concatenate([path + k * hmm.STATES for k, path in enumerate(paths)])  # (T,), class after class
     counts = np.bincount(states, minlength=classes * hmm.STATES)  # none is 0: a path passes all states
-    windows, rows = windows_of([clip for clips in of_class for clip in clips])
+    windows, rows = context_windows([clip for clips in of_class for clip in clips])
     sizes = [windows.shape[1], HIDDEN, HIDDEN, HIDDEN, classes * hmm.STATES]
     network = frame_networks.train(
         lambda: frame_networks.dense(sizes), windows, rows, states, seed, EPOCHS, BATCH, fused=True
@@ -54,7 +54,7 @@ def scores(model, x):
     """
     clips = hmm.fill_up(x)
     lengths = np.array([len(clip) for clip in clips])
-    logits = frame_networks.outputs(model.network, *windows_of(clips))
+    logits = frame_networks.outputs(model.network, *context_windows(clips))
     likelihoods = logits.log_softmax(1).double().numpy() - model.log_priors  # (T, 5 classes)
     totals = [
         hmm.viterbi(own, lengths, chain.log_stay, chain.log_move)[0]
@@ -63,7 +63,7 @@ def scores(model, x):
     return softmax(np.stack(totals, 1) / lengths[:, None], axis=1)
 
 
-def windows_of(clips):
+def context_windows(clips):
     """Windows of 11 frames, a tensor (W, 11 D), and the row of each frame's window (T,), with a clip's edges repeated.
 
     The tensor is a view: neighbouring windows share their frames in memory. Windows across two clips are not used.

@@ -91,23 +91,20 @@ def viterbi(log_likelihoods, lengths, log_stay, log_move):
 def fit_chain(clips, gaussians=GAUSSIANS, iterations=ITERATIONS):
     """Chain of clips, a list of arrays (T_i, D) of STATES or more frames, by Viterbi re-estimation.
 
-    It starts from clips cut into equal runs. Also returns the log-likelihood of the best paths, a frame, before each
-    re-estimation, (rounds, iterations); it never falls within a round.
+    It starts from clips cut into equal runs. The likelihood of the best paths never falls within a round.
     """
     frames, lengths = join(clips)
     path = np.concatenate([np.arange(length) * STATES // length for length in lengths])
     joint = np.zeros((len(frames), STATES, 1), frames.dtype)
     chain = _estimate(frames, path, joint, np.zeros((STATES, 1, frames.shape[1]), frames.dtype), len(clips))
-    likelihoods = np.empty((len(gaussians), iterations))
-    for i, number in enumerate(gaussians):
+    for number in gaussians:
         chain = split(chain, number)
-        for j in range(iterations):
+        for _ in range(iterations):
             joint = chain.log_densities(frames)
-            totals, path = viterbi(log_sum(joint), lengths, chain.log_stay, chain.log_move)
-            likelihoods[i, j] = totals.sum() / len(frames)
+            _, path = viterbi(log_sum(joint), lengths, chain.log_stay, chain.log_move)
             means = chain.mixture.means.reshape(STATES, number, -1)
             chain = _estimate(frames, path, joint, means, len(clips))
-    return chain, likelihoods
+    return chain
 
 
 def _estimate(frames, path, joint, means, clips):

@@ -1,5 +1,7 @@
 """Faster forms of the modules of models.py: subclasses with another `forward`, the same weights and the same results.
 
+Those of networks in comparisons/ are in fast/layers.py, and in the registry at the end of this file.
+
     model = modules.accelerate(models.build("tft", classes=4), "cpu")
 
 The forms, and where they differ from the plain modules:
@@ -23,6 +25,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import batch_norm, conv2d, dropout, linear, pad
 
 import models
+from comparisons import cnn_gru_seqcap, cnn_lstm, fcn_attention
+from fast import layers
 
 # ------------------------------------------------------------------------------------------------ TFT
 
@@ -86,9 +90,8 @@ class CpuConvEncoder(models.ConvEncoder):
 
     def convolve(self, x, patches, weight, bias):
         conv = self.layers[0]
-        x = x.reshape(len(x), *x.shape[2:], 1).permute(0, 3, 1, 2)  # (b, 1, f, d) with the strides of channels last
         weight = weight.view(-1, *conv.kernel_size, 1).permute(0, 3, 1, 2)  # (c, 1, height, width), likewise
-        return conv2d(x, weight, bias, conv.stride, conv.padding)
+        return conv2d(layers.channels_last(x), weight, bias, conv.stride, conv.padding)
 
     def mean_over_channels(self, y):
         """The mean as a product, whose gradient has the memory layout of the channels."""
@@ -562,14 +565,23 @@ class StackedTimeEncoder(models.TimeEncoder):
 # ------------------------------------------------------------------------------------------- registry
 
 
+LAYERS = {  # of networks in comparisons/
+    torch.nn.LocalResponseNorm: layers.FastLocalResponseNorm,
+    fcn_attention.FCNAttention: layers.FastFCNAttention,
+    cnn_gru_seqcap.Routing: layers.FastRouting,
+    cnn_gru_seqcap.SeqCap: layers.FastSeqCap,
+}
 FORMS = {  # form -> plain class -> the class that takes its part
     "plain": {},
-    "cpu": {
+    "cpu": LAYERS
+    | {
+        cnn_lstm.CNNLSTM: layers.CpuCNNLSTM,
         models.ConvEncoder: CpuConvEncoder,
         models.TransformerEncoder: FastTransformerEncoder,
         models.FrequencyEncoder: CpuFrequencyEncoder,
     },
-    "cuda": {
+    "cuda": LAYERS
+    | {
         models.ConvEncoder: CudaConvEncoder,
         models.TransformerEncoder: FastTransformerEncoder,
         models.FrequencyEncoder: CudaFrequencyEncoder,

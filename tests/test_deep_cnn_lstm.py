@@ -1,7 +1,5 @@
 """CNN-LSTM: comparisons/cnn_lstm.py."""
 
-import copy
-
 import pytest
 import torch
 from helpers import shaken
@@ -66,26 +64,6 @@ def test_the_network_is_convolutions_with_pools_and_an_lstm_over_the_frames():
     torch.testing.assert_close(model(x), torch.stack(expected))
 
 
-@pytest.mark.parametrize("of_input", [False, True])
-def test_gradients_are_those_of_the_plain_network_and_reach_all_weights(of_input):
-    model, (x, labels) = shaken(cnn_lstm.build(3, 80, 20)), separable_batch()
-    x, labels = x[:11].double().requires_grad_(of_input), labels[:11]  # the last part is smaller
-    F.cross_entropy(model(x), labels).backward()
-    gradients = {name: part.grad.clone() for name, part in model.named_parameters()}
-    by_input, x.grad = x.grad, None
-    assert [name for name, gradient in gradients.items() if not gradient.any()] == []
-    model.zero_grad()
-    y = x
-    for convolution, pool in zip(model.convolutions, cnn_lstm.POOLS):
-        y = F.max_pool2d(F.relu(F.conv2d(y, convolution.weight, convolution.bias, padding=2)), pool)
-    y = model.time_encoder(y.permute(0, 3, 1, 2).flatten(2))
-    F.cross_entropy(model.classifier(y), labels).backward()
-    for name, part in model.named_parameters():
-        torch.testing.assert_close(gradients[name], part.grad, msg=name)
-    assert torch.is_tensor(by_input) is of_input
-    torch.testing.assert_close(by_input, x.grad)
-
-
 def test_many_segments_are_scored_as_few_are():
     model, x = cnn_lstm.build(3, 80, 20).eval(), separable_batch()[0].repeat(3, 1, 1, 1)  # 36 segments
     with torch.inference_mode():
@@ -102,24 +80,10 @@ def test_it_learns():
         losses.append(F.cross_entropy(model(x), labels))
         optimizer.zero_grad()
         losses[-1].backward()
+        assert all(part.grad.any() for part in model.parameters())
         optimizer.step()
     assert losses[0] > 0.8 and losses[-1] < 0.2
     assert torch.equal(model(x).argmax(1), labels)
-
-
-def test_bfloat16_is_close_to_float32():
-    model, (x, labels) = cnn_lstm.build(3, 80, 20), separable_batch()
-    twin = copy.deepcopy(model)
-    with torch.autocast("cpu", torch.bfloat16):
-        logits = twin(x).float()
-    expected = model(x)
-    torch.testing.assert_close(logits, expected, rtol=0, atol=0.02 * expected.abs().max().item())
-    assert not torch.equal(logits, expected)
-    F.cross_entropy(expected, labels).backward()
-    F.cross_entropy(logits, labels).backward()
-    for (name, part), other in zip(model.named_parameters(), twin.parameters()):
-        assert other.grad.dtype == torch.float32
-        assert (other.grad - part.grad).norm() < 0.25 * part.grad.norm(), name  # other maxima of the pools
 
 
 def test_weights_lie_in_channels_last():

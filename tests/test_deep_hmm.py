@@ -61,7 +61,7 @@ def test_the_best_path_is_that_of_all_paths():
 
 def test_an_emission_is_the_likelihood_of_its_state():
     rng = np.random.default_rng(1)
-    chain, _ = hmm.fit_chain(clips_in_order(rng, 6, range(5), size=5), gaussians=(1, 2), iterations=2)
+    chain = hmm.fit_chain(clips_in_order(rng, 6, range(5), size=5), gaussians=(1, 2), iterations=2)
     frames = rng.normal(0, 1, (7, 5)).astype(np.float32)
     densities = hmm.log_sum(chain.log_densities(frames))  # (7, states)
     weights, means, variances = (x.reshape(5, 2, -1).astype(np.float64) for x in chain.mixture)
@@ -77,15 +77,20 @@ def test_the_likelihood_never_falls_within_a_round_and_more_gaussians_raise_it()
     rng = np.random.default_rng(2)
     clips = [clip.astype(np.float64) for clip in clips_in_order(rng, 12, (0, 2, 1, 0), lengths=(5, 30))]
     clips = [clip + np.sign(rng.normal(size=(len(clip), 1))) for clip in clips]  # two bumps in a state
-    _, likelihoods = hmm.fit_chain(clips)
-    assert likelihoods.shape == (len(hmm.GAUSSIANS), hmm.ITERATIONS)
-    assert (np.diff(likelihoods, axis=1) > -1e-9).all() and (np.diff(likelihoods, axis=1) > 0).any()
-    assert (np.diff(likelihoods[:, -1]) > 0).all()
+
+    def likelihood(gaussians, iterations):
+        return hmm.fit_chain(clips, gaussians, iterations).best_paths(*hmm.join(clips))[0].sum()
+
+    for number in hmm.GAUSSIANS:
+        steps = np.diff([likelihood((number,), iterations) for iterations in range(1 + hmm.ITERATIONS)])
+        assert (steps > -1e-7).all() and (steps > 0).any()
+    rounds = [likelihood(hmm.GAUSSIANS[:n], hmm.ITERATIONS) for n in range(1, 1 + len(hmm.GAUSSIANS))]
+    assert (np.diff(rounds) > 0).all()
 
 
 def test_training_finds_the_states_and_their_durations():
     clips = clips_in_order(np.random.default_rng(3), 40, range(5), lengths=(4, 25), size=5)
-    chain, _ = hmm.fit_chain(clips, gaussians=(1,))
+    chain = hmm.fit_chain(clips, gaussians=(1,))
     assert chain.mixture.means == pytest.approx(3 * np.eye(5), abs=0.2)
     assert chain.mixture.variances == pytest.approx(1, abs=0.2)
     assert 1 / (1 - np.exp(chain.log_stay)) == pytest.approx(14, rel=0.2)  # mean of 4 to 24 frames
@@ -114,7 +119,7 @@ def test_the_network_has_its_parameters():
 
 def test_windows_are_the_frames_around_each_frame():
     clips = [np.random.default_rng(i).normal(size=(length, 2)).astype(np.float32) for i, length in enumerate((7, 12))]
-    windows, rows = dnn_hmm.windows_of(clips)
+    windows, rows = dnn_hmm.context_windows(clips)
     expected = [
         np.concatenate([clip[np.clip(t + offset, 0, len(clip) - 1)] for offset in range(-5, 6)])
         for clip in clips

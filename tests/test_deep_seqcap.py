@@ -5,7 +5,8 @@ import torch
 from torch.nn.functional import avg_pool2d, cross_entropy, max_pool2d, pad, relu
 
 from comparisons import cnn_gru_seqcap
-from comparisons.cnn_gru_seqcap import LargerOrZero, Routing, length, split_windows, squash
+from comparisons.cnn_gru_seqcap import Routing, length, split_windows, squash
+from fast import modules
 
 SMALL = (48, 80)  # bins and frames: windows of 1 x 3 positions, 3 of them
 
@@ -121,32 +122,24 @@ def test_routing_and_its_gradient_are_those_of_a_loop():
     votes = (votes * torch.tensor([1.0, 1e-4, 0.0])[:, None, None, None]).requires_grad_()
     upstream = torch.randn(3, 3, 4, dtype=torch.float64)
     expected = torch.stack([torch.stack(plain_route(part.transpose(0, 1))) for part in votes])
-    torch.testing.assert_close(Routing.apply(votes), expected)
-    torch.testing.assert_close(*(torch.autograd.grad(v, votes, upstream)[0] for v in (Routing.apply(votes), expected)))
+    (gradient,) = torch.autograd.grad(expected, votes, upstream, retain_graph=True)
+    for routing in (Routing(), modules.accelerate(Routing(), "cpu")):
+        capsules = routing(votes)
+        torch.testing.assert_close(capsules, expected)
+        torch.testing.assert_close(torch.autograd.grad(capsules, votes, upstream)[0], gradient)
     assert (expected - squash(votes.mean(2)))[0].abs().max() > 0.05  # equal shares would be something else
 
 
-def test_the_larger_of_two_is_a_pool_and_a_relu():
-    torch.manual_seed(0)
-    x = torch.randint(-2, 3, (2, 3, 8, 5)).double().requires_grad_()  # many are equal
-    upstream = torch.randn(2, 3, 4, 5, dtype=torch.float64)
-    outputs = LargerOrZero.apply(x[:, :, ::2], x[:, :, 1::2]), relu(max_pool2d(x, (2, 1)))
-    torch.testing.assert_close(*outputs)
-    torch.testing.assert_close(*(torch.autograd.grad(y, x, upstream)[0] for y in outputs))
-
-
-def test_network_and_gradients_are_those_of_the_plain_form():
+def test_network_is_that_of_the_loops_and_gradients_reach_all_weights():
     model, x = small()
-    labels = torch.tensor([0, 1, 2, 0])
     a, g = plain_branches(model, x)
     torch.testing.assert_close(capsule_logits(model, x), a)
     torch.testing.assert_close(model.gru_logits(model.convolve(x)), g)
     logits, expected = model(x), torch.log(0.6 * a.softmax(1) + 0.4 * g.softmax(1))
     torch.testing.assert_close(logits, expected)
     torch.testing.assert_close(logits.exp().sum(1), torch.ones(4, dtype=torch.float64))
-    fast, plain = (torch.autograd.grad(cross_entropy(y, labels), [*model.parameters()]) for y in (logits, expected))
-    assert all(gradient.any() for gradient in fast)
-    torch.testing.assert_close(fast, plain)
+    cross_entropy(logits, torch.tensor([0, 1, 2, 0])).backward()
+    assert all(part.grad.any() for part in model.parameters())
 
 
 def test_the_order_of_the_windows_changes_nothing_in_the_capsules():
@@ -185,14 +178,3 @@ def test_the_capsules_alone_learn():
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.6 * losses[0]
-
-
-def test_bfloat16_is_near_float32():
-    model, x = small(6, torch.float32)
-    expected = model(x)
-    with torch.autocast("cpu", torch.bfloat16):
-        logits = model(x)
-    assert logits.dtype == torch.float32
-    torch.testing.assert_close(logits, expected, atol=0.02 * expected.std(0).max().item() + 2e-3, rtol=0)
-    cross_entropy(logits, torch.arange(4)).backward()
-    assert all(part.grad.isfinite().all() and part.grad.any() for part in model.parameters())

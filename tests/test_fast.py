@@ -3,15 +3,21 @@
 import copy
 import platform
 import resource
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from helpers import shaken
 from torch.func import functional_call
+from torch.nn.functional import cross_entropy, max_pool2d
 
+import features
 import models
-from fast import memory, modules
+from common import methods
+from comparisons import cnn_gru_seqcap
+from fast import layers, memory, modules
+from training import trainer
 
 NETWORKS = [
     *((name, {}) for name in models.MODELS),
@@ -19,11 +25,25 @@ NETWORKS = [
     ("atfnn", dict(gate="none", f_encoder_heads=1, t_attention_input="encoded")),
 ]
 OF_ATFNN = [(name, options) for name, options in NETWORKS if models.MODELS[name][0] is models.ATFNN]
+SIZES = {"cnn-lstm": (80, 20), "cnn-gru-seqcap": (48, 80), "fcn-attention": (67, 99)}  # of networks in comparisons/
+
+
+def sizes_of(name):
+    """Small n_mels and frames of a network, which differ."""
+    return SIZES.get(name) or ((16, 32) if models.MODELS[name][0] is models.TFT else (20, 16))
+
+
+def build(name, **options):
+    """Small network of 4 classes."""
+    return (methods.find(name).build or partial(models.build, name))(4, *sizes_of(name), **options)
+
+
 CASES = [  # where a form changes a module
     (form, name, options)
-    for name, options in NETWORKS
+    for name, options in (*NETWORKS, *((name, {}) for name in SIZES))
+    for classes in [{type(module) for module in build(name, **options).modules()}]
     for form, fast_classes in modules.FORMS.items()
-    if fast_classes.keys() & {type(module) for module in models.build(name, 4, **options).modules()}
+    if fast_classes.keys() & classes
 ]
 
 
@@ -37,10 +57,8 @@ def one_thread_one_seed():
 
 
 def network(name, batch=5, **options):
-    """A shaken network and an input (batch, 1, n_mels, frames) with n_mels != frames."""
-    n_mels, frames = (16, 32) if models.MODELS[name][0] is models.TFT else (20, 16)
-    model = shaken(models.build(name, 4, n_mels, frames, **options))
-    return model, torch.randn(batch, 1, n_mels, frames).double()
+    """A shaken network and an input (batch, 1, n_mels, frames)."""
+    return shaken(build(name, **options)), torch.randn(batch, 1, *sizes_of(name)).double()
 
 
 def agree(ours, reference, tolerance=1e-9):
@@ -75,8 +93,10 @@ def test_a_fast_form_equals_the_plain_network(form, name, options):
             result |= {(step, key): value for key, value in found.items()}
         result |= gradients(forward, model, x)
         with torch.no_grad():
-            result["scored"], maps = model.eval()(x, return_maps=True)
-        results.append(result | maps | dict(model.named_buffers()))
+            if trainer.takes_maps(model):
+                result |= model.eval()(x, return_maps=True)[1]
+            result["scored"] = model.eval()(x)
+        results.append(result | dict(model.named_buffers()))
     assert results[0].keys() == results[1].keys()
     for key, value in results[0].items():
         agree(results[1][key], value)
@@ -192,6 +212,53 @@ def test_narrow_layer_norm_is_layer_norm(precision, tolerance, size):
     ours = gradients(narrow, norm.to(precision), x.to(precision))
     for key in exact:
         agree(ours[key], exact[key], tolerance)
+
+
+# ------------------------------------------------------------------------------ networks of comparisons/
+
+
+@pytest.mark.parametrize("size, beta", [(5, 0.75), (3, 0.75), (5, 0.5)])
+@pytest.mark.parametrize("shape", [(2, 7, 3, 5), (2, 9, 40, 21), (1, 2, 4, 4)])  # the second has two blocks of rows
+def test_local_response_normalisation_is_that_of_torch(shape, size, beta):
+    norm = torch.nn.LocalResponseNorm(size, alpha=1e-4, beta=beta, k=2.0)
+    x = 300 * torch.randn(shape).double()  # so large that neighbours matter
+    assert (norm(x) / x).std() > 0.05
+    expected = gradients(forward, norm, x)
+    for key, value in gradients(forward, modules.accelerate(norm, "cpu"), x).items():
+        agree(value, expected[key])
+
+
+def test_the_larger_of_two_is_a_pool_and_a_relu():
+    x = torch.randint(-2, 3, (2, 3, 8, 5)).double().requires_grad_()  # many are equal
+    upstream = torch.randn(2, 3, 4, 5).double()
+    outputs = layers.LargerOrZero.apply(x[:, :, ::2], x[:, :, 1::2]), max_pool2d(x, (2, 1)).relu()
+    agree(*outputs)
+    agree(*(torch.autograd.grad(y, x, upstream)[0] for y in outputs))
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_bfloat16_is_near_float32(name):
+    plain, x = build(name), torch.randn(5, 1, *sizes_of(name))
+    fast = modules.accelerate(copy.deepcopy(plain), "cpu")
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = fast(x)
+    expected = plain(x)
+    assert logits.dtype == torch.float32 and not torch.equal(logits, expected)
+    agree(logits, expected, 0.01)
+    for y in (logits, expected):
+        cross_entropy(y, torch.arange(5) % 4).backward()
+    for (key, part), other in zip(plain.named_parameters(), fast.parameters()):
+        assert (other.grad - part.grad).norm() < 0.35 * part.grad.norm(), key  # other maxima of the pools
+
+
+def test_a_run_has_the_form_of_its_comparison_network_but_not_of_a_users_file():
+    settings = dict(seed=0, front_end=features.FRONT_ENDS["spectrum-20"].as_settings())
+    make = partial(trainer.make_model, classes=4, device="cpu", form="cpu", build=cnn_gru_seqcap.build)
+    assert type(make(settings)) is layers.FastSeqCap
+    assert type(make(settings | dict(method_sha256=""))) is cnn_gru_seqcap.SeqCap
+
+
+# -------------------------------------------------------------------------------------------- memory
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="is a setting of glibc")

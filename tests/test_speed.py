@@ -38,6 +38,13 @@ def test_the_table_compares_the_same_training_by_all_loops(rows):
             assert float(row["loss difference"]) < (1e-4 if row["precision"] == "float32" else 0.1)
 
 
+def test_the_plain_loop_has_the_network_as_its_file_has_it_in_torchs_order_of_axes():
+    for name in ("tft", "cnn-lstm", "cnn-gru-seqcap"):
+        model = speed.plain_model(name)
+        assert all(part.stride() == torch.empty(part.shape).stride() for part in model.parameters())
+        assert not modules.FORMS["cpu"].keys().isdisjoint(type(module) for module in model.modules())
+
+
 def test_a_training_step_needs_three_times_the_products_of_the_forward_pass():
     """By torch's own count, in which an LSTM is missing: each of its weights is in a product for each frame."""
     model, frames = speed.plain_model("atfnn"), speed.front_end_of("atfnn").frames
