@@ -318,9 +318,8 @@ def check_options(options, chosen=None):
         )
     for name, having in OPEN_SETTINGS.items():
         if getattr(options, name) != getattr(Options, name) and not any(has_setting(m, name) for m in chosen):
-            raise protocols.UsageError(
-                f"{flag(name)}: only {', '.join(having)} have it, not {options.model}; drop the option"
-            )
+            owners = "networks on segments" if name in SETTINGS_OF_ANY_NETWORK else ", ".join(having)
+            raise protocols.UsageError(f"{flag(name)}: only {owners} have it, not {options.model}; drop the option")
     for method in chosen:
         settings = settings_of(options, method)
         if settings["normalization"] not in (possible := normalizations_of(method)):

@@ -91,6 +91,24 @@ def test_defaults_leave_no_trace_given_or_not(default_runs):
     assert config.front_end_of(methods.find("tft"), {}) == features.FRONT_ENDS["tft"]
 
 
+@pytest.mark.parametrize(
+    "model, option, line",
+    [
+        ("dtpm-pooling", "--overlap 0", "overlap 0.0 instead of 0.53125"),
+        ("stc", "--pre-emphasis segment", "pre_emphasis segment instead of none"),
+        ("stc", "--pre-emphasis none", None),
+    ],
+)
+def test_the_front_end_of_a_method_has_the_defaults(model, option, line):
+    plain, given = (config.parse_command_line(["--db", "casia", "--model", model, *o.split()]) for o in ("", option))
+    method = methods.find(model)
+    plain, given = (config.settings_of(options, method) for options in (plain, given))
+    assert config.deviations_of(dict(plain, model=model)) == [] and (plain == given) == (line is None)
+    assert config.deviations_of(dict(given, model=model)) == ([line] if line else [])
+    changed = config.front_end_of(method, given) != config.front_end_of(method, plain)
+    assert changed == (line is not None)
+
+
 @pytest.mark.parametrize("option", CASES)
 def test_a_setting_is_recorded_by_the_models_that_have_it_and_by_no_other(option):
     plain, _ = settings_and_deviations("--db", "casia")
