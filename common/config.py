@@ -243,8 +243,8 @@ def settings_of(options, method):
     names = ("normalization",) if method.is_fitted else (*CORE_SETTINGS, *OPEN_SETTINGS)
     values = {name: getattr(options, name) for name in names}
     values = {name: default_of(name, method) if value is None else value for name, value in values.items()}
-    states_epochs = "epochs" in getattr(method.module, "SETTINGS", {})
-    if options.db == "synthetic" and options.epochs is None and "epochs" in values and not states_epochs:
+    is_stated = method.path and "epochs" in getattr(method.module, "SETTINGS", {})  # by the user
+    if options.db == "synthetic" and options.epochs is None and "epochs" in values and not is_stated:
         values["epochs"] = SYNTHETIC_EPOCHS
     settings = {
         name: value

@@ -397,10 +397,12 @@ def test_what_is_claimed_of_confusions_and_speakers():
     for matrix in (ours, paper):
         mistakes = matrix - np.diag(np.diag(matrix))
         assert np.unravel_index(mistakes.argmax(), matrix.shape) == (classes.index("fear"), classes.index("sad"))
-    for model in MODELS.values():
+    easiest = dict.fromkeys(MODELS.values(), "wangzhe")
+    easiest |= dict.fromkeys(("lld-svm", "rgsr-lpda", "lda-centroid", "ga-bel", "lohu"), "liuchanhg")
+    for model, speaker in easiest.items():
         folds = [fold for its in study_of("main").folds(model, "last").values() for fold in its]
         wars = {speaker: wars.mean() for speaker, wars in figures.speaker_war(folds).items()}
-        assert max(wars, key=wars.get) == "wangzhe", model
+        assert max(wars, key=wars.get) == speaker, model
 
 
 def test_speeds_are_those_of_the_reports():

@@ -143,6 +143,13 @@ def test_a_track_that_was_not_run_leaves_its_column_empty(style, tmp_path, run):
     assert (code, error) == (0, "") and cells == "T+F+TF - - 60.00 58.89 - - 100.00 100.00".split()
 
 
+def test_a_published_row_comes_once_over_all_tracks(capsys):
+    arguments = ["--db", "casia", "--runs", published.RESULTS, "--table", "comparison", "--track", "all"]
+    assert command(evaluate.main, *arguments) == 0
+    first, _ = capsys.readouterr().out.split("\n\n")
+    assert [first.count(f"\n{name}") for name in ("GA-BEL", "DCNN-DTPM", "TFT", "gmm-hmm")] == [1] * 4
+
+
 def test_significance_is_shown_for_each_track_with_the_notes_of_both_models(tracks, run):
     write_run(tracks, BY_EPOCH, model="atfnn")
     write_run(tracks, BY_EPOCH, model="atfnn", track="validation", best=2)
