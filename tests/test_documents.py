@@ -6,6 +6,7 @@ against a machine.
 
 import functools
 import importlib
+import inspect
 import io
 import json
 import re
@@ -403,6 +404,21 @@ def test_what_is_claimed_of_confusions_and_speakers():
         folds = [fold for its in study_of("main").folds(model, "last").values() for fold in its]
         wars = {speaker: wars.mean() for speaker, wars in figures.speaker_war(folds).items()}
         assert max(wars, key=wars.get) == speaker, model
+
+
+def test_speeds_of_the_comparison_networks():
+    path = published.RESULTS / "speed-comparisons-amd-epyc.md"
+    lines = [line.split(" | ") for line in path.read_text().splitlines() if " eager " in line]
+    report = {(line[0].strip("| "), line[2]): (line[7], line[9]) for line in lines}
+    rows = table(PROJECT / "docs" / "performance.md", "network", "parameters")
+    assert {row["network"] for row in rows} == {name for name in methods.DEEP if not methods.find(name).is_fitted}
+    for row in rows:
+        name, parameters, *cells = row.values()
+        method = methods.find(name)
+        speakers = [3] if "speakers" in inspect.signature(method.build).parameters else []
+        network = method.build(6, *method.base_front_end().row_shape, *speakers)
+        assert f"{sum(part.numel() for part in network.parameters()):,}".replace(",", " ") == parameters
+        assert cells == [*report[name, "float32"], *report[name, "bfloat16"]], name
 
 
 def test_speeds_are_those_of_the_reports():
