@@ -79,7 +79,7 @@ class FrontEnd:
         return round(self.frames * (1 - self.overlap)) * self.hop_length
 
     def overlap_fits(self):
-        """True if segments overlap by a whole number of frames and by no more than MAX_OVERLAP, of the equal cut not at all."""
+        """True if segments overlap by whole frames and by no more than MAX_OVERLAP, of the equal cut not at all."""
         if self.cut == "equal":
             return self.overlap == 0
         frames = self.frames * self.overlap

@@ -219,7 +219,7 @@ def has_setting(method, name):
 
 
 def default_of(name, method):
-    """Default of a setting: the method's value or that of its front end, else ours; None where no value stands for it."""
+    """Default of a setting: the method's value or its front end's, else ours; None where no value stands for it."""
     if name in method.defaults:
         return method.defaults[name]
     if name in ("overlap", "pre_emphasis") and not method.is_fitted:
@@ -333,7 +333,7 @@ def check_options(options, chosen=None):
         front_end = None if method.is_fitted else front_end_of(method, settings)
         if front_end and not front_end.overlap_fits():
             if front_end.cut == "equal":
-                raise protocols.UsageError(f"--overlap: {method.name} has segments that do not overlap; drop the option")
+                raise protocols.UsageError(f"--overlap: segments of {method.name} do not overlap; drop the option")
             raise protocols.UsageError(
                 f"--overlap {options.overlap}: must be at most {features.MAX_OVERLAP} and a whole number of the "
                 f"{front_end.frames} frames of a segment, such as 0.5"
@@ -353,9 +353,10 @@ def check_networks(options, chosen):
     """Raise UsageError for options of networks where all chosen methods are fitted at once, and the other way round."""
     fitted = [method.name for method in chosen if method.is_fitted]
     if fitted and options.fold == protocols.NO_FOLD:
-        raise protocols.UsageError(f"--fold none: is for networks, {fitted[0]} has no model for predict.py; name another --model")
+        raise protocols.UsageError(f"--fold none: {fitted[0]} has no model for predict.py; name another --model")
     if (back_ends := [m.name for m in chosen if m.has_back_end]) and options.fold == protocols.NO_FOLD:
-        raise protocols.UsageError(f"--fold none: {back_ends[0]} has a classifier that predict.py lacks; name another --model")
+        lacks = f"{back_ends[0]} has a classifier that predict.py lacks"
+        raise protocols.UsageError(f"--fold none: {lacks}; name another --model")
     if options.features and not options.features.lower().endswith((".npz", ".csv")):
         raise protocols.UsageError(f"--features {options.features}: name a .npz or .csv file")
     if options.features and not os.path.isfile(options.features):

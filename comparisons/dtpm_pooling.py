@@ -5,8 +5,8 @@ delta-deltas, an AlexNet pretrained on photographs, discriminant temporal pyrami
 linear SVM. From a public re-implementation: 64 Mel bands, segments of 64 frames at a hop of 30, levels of 1, 2 and 4
 parts with weights 1/4, 1/4, 1/2, and 20 neighbours. Ours: a network of a quarter of AlexNet's channels, without its
 local response normalisation and dropout, trained from scratch on 64 x 64 without resizing, from He's initialisation; p
-chosen from seven values, not by gradient; vectors of unit length; the training; the SVM of classifiers.py, by pairs with
-hinge loss, at C = 1.
+chosen from seven values, not by gradient; vectors of unit length; the training; the SVM of classifiers.py, by pairs
+with hinge loss, at C = 1.
 """
 
 from typing import NamedTuple

@@ -320,7 +320,8 @@ def make_speakers(options, database, models):
     if not shown:
         none = f"{options.runs}: has no finished fold of {database} for this --track and --seed"
         raise protocols.UsageError("; ".join(damaged) or none)
-    title = f"{database}: WAR of each speaker, leaving one {options.protocol} out\n{meaning_of(options.track, results.values())}"
+    title = f"{database}: WAR of each speaker, leaving one {options.protocol} out\n"
+    title += meaning_of(options.track, results.values())
     return draw_speakers(shown, results, papers, title, incomplete(results)), damaged
 
 
@@ -676,7 +677,8 @@ def label_axes(axes, name, shown, block):
     if name == "T-Trans":
         axes.set(xlabel="key frame, time in s", ylabel="query frame,\ntime in segment in s")
         return
-    shown_hz = [hz for hz in TICKS if hz <= front_end.fmax]
+    least = 0 if front_end.scale == "mel" else 1000  # below they would stand too close
+    shown_hz = [hz for hz in TICKS if least <= hz <= front_end.fmax]
     axes.set_yticks([band_of(hz, front_end) for hz in shown_hz], shown_hz)
     if name in ("F-Trans", "TF-Trans"):
         step, labelled = -(-count // 12), (500, 2000) if count <= 8 else (1000,)  # segments, Hz

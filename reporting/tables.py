@@ -71,7 +71,7 @@ def readable(table, source, database, rows):
     title += f", ours leaving one {protocol} out" if protocol else ", not run yet"
     if len({row["method"] for row in rows}) < len(rows):  # --track all
         by_method, tracks_of = {}, {}  # tracks_of: note -> names of the tracks that it concerns
-        were_run = {row["method"].partition(", ")[0] for row in rows if row["war"] is not None}  # by their published name
+        were_run = {row["method"].partition(", ")[0] for row in rows if row["war"] is not None}  # published names
         for row in rows:
             if row["war"] is not None or row["method"] not in were_run:
                 by_method.setdefault(row["method"], []).append(row)

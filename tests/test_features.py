@@ -227,7 +227,8 @@ def test_silence_behind_a_recording_is_the_logarithm_of_the_floor():
 
 
 def test_equal_parts_do_not_overlap():
-    assert FRONT_ENDS["spectrum-10"].overlap_fits() and not replace(FRONT_ENDS["spectrum-10"], overlap=0.5).overlap_fits()
+    front_end = FRONT_ENDS["spectrum-10"]
+    assert front_end.overlap_fits() and not replace(front_end, overlap=0.5).overlap_fits()
 
 
 def test_front_ends_of_impossible_values_are_found():

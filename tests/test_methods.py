@@ -410,8 +410,10 @@ BAD = {  # text of a file -> part of the line
         "losses gives float for 2 segments, not (2,)",
     WITH_BACK_END.replace("def scores", "def score"): "has fit; give it both functions, fit and scores, or neither",
     WITH_BACK_END.replace("embed", "embedding"): "has no attribute 'embed'",
-    WITH_BACK_END.replace("x.mean((1, 3))", "x.mean()").replace("self.embed(x)", "x.mean((1, 3))"): "no finite tensor (2, D)",
-    WITH_BACK_END.replace("x.mean((1, 3))", "x.mean((1, 3)).numpy()").replace("self.embed(x)", "x.mean((1, 3))"): "no finite",
+    WITH_BACK_END.replace("self.embed(x)", "x.mean((1, 3))").replace("return x.mean((1, 3))", "return x.mean()"):
+        "embed(x) gives no finite tensor (2, D)",
+    WITH_BACK_END.replace("self.embed(x)", "x.mean((1, 3))").replace("return x.mean((1, 3))", "return x.numpy()"):
+        "embed(x) gives no finite tensor (2, D)",
     "": "has no function build; add build(classes, n_mels, frames)",
     "build=3": "has no function build",
     "def build(:": "ends in an error (SyntaxError",

@@ -206,7 +206,7 @@ def test_segments_that_overlap_begin_and_end_where_they_were_cut():
     assert predict.segment_times(1, 0.2, front_end).tolist() == [[0, 0.2]]
     front_end = features.FrontEnd(frames=128, pre_emphasis=0.0)
     assert predict.segment_times(2, 2.0, front_end) == pytest.approx(np.array([[0, 1.28], [1.28, 2.0]]))
-    equal = features.FrontEnd(frames=300, pre_emphasis=0.0, win_length=640, cut="equal")  # 497 frames in two parts of 249
+    equal = features.FrontEnd(frames=300, pre_emphasis=0.0, win_length=640, cut="equal")  # 497 frames in parts of 249
     assert predict.segment_times(2, 5.0, equal) == pytest.approx(np.array([[0, 2.49], [2.49, 5.0]]))
 
 
