@@ -26,7 +26,7 @@ import numpy as np
 
 import features
 import protocols
-from common import audio, cli, config, runs
+from common import audio, cli, config, methods, runs
 
 # functions import training/, because torch takes a second and --help should answer at once
 
@@ -81,8 +81,11 @@ def load_models(folders, device):
 def notes(folders, loaded):
     """Lines that a reader of the predictions should know about the models."""
     yield WARNING
-    now, is_of_user = runs.CODE_VERSIONS, "method_sha256" in loaded[0].settings
-    used = USED_CODE if is_of_user else (*USED_CODE, *NETWORK_CODE)
+    settings = loaded[0].settings
+    used, files = USED_CODE, []
+    if "method_sha256" not in settings:  # not of a user's network
+        used, files = (*USED_CODE, *NETWORK_CODE), methods.find(settings["model"]).code_files()
+    now, used = runs.CODE_VERSIONS | runs.code_versions(files), (*used, *files)
     other = [name for name in used if any(model.code.get(name) != now.get(name) for model in loaded)]
     if other:
         yield f"{folders[0]}: was trained with another version of {' and '.join(other)}; predictions may differ"

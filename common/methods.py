@@ -6,7 +6,7 @@
 
 A network's file may also hold
 
-    FRONT_END    "tft" (default), "atfnn" or a features.FrontEnd
+    FRONT_END    "tft" (default), another name of features.FRONT_ENDS, or a features.FrontEnd
     SETTINGS     a dictionary {setting: value}; settings and defaults: NETWORK_DEFAULTS below
     TRACK        the track that its result is of: "last" (default), or "validation", where its epoch has to be chosen
     PUBLISHED    names of the rows of benchmarks/published.csv that it stands for
@@ -15,7 +15,7 @@ A network's file may also hold
 
 A method that is fitted at once, without epochs, has two functions on DESCRIPTORS instead of `build`, as the files in
 comparisons/ have; a user's file can be such a method too. x: utterance vectors (n, D), or a list of n arrays of frames
-(T_i, D), float32 and normalised; labels (n,) from 0:
+(T_i, D), float32 and normalised; labels (n,) from 0. Of SETTINGS it has `normalization`; SEEDED = False spares seeds:
 
     fit(x, labels, classes, seed) -> model
     scores(model, x) -> (n, classes), the largest is the predicted class

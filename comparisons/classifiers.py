@@ -227,18 +227,18 @@ def fit_mixture(frames, seed, gaussians=GAUSSIANS, steps=EM_STEPS):
     for _ in range(KMEANS_STEPS):
         nearest = (np.square(means).sum(1) - 2 * frames @ means.T).argmin(1)
         members = np.eye(len(means), dtype=frames.dtype)[nearest]  # (T, G)
-        mixture = _mixture_of(frames, members, means)
+        mixture = mixture_of(frames, members, means)
         means = mixture.means
     likelihoods = []
     for _ in range(steps):
         joint = mixture.log_densities(frames)
         total = logsumexp(joint, axis=1, keepdims=True)
         likelihoods.append(total.mean(dtype=np.float64))
-        mixture = _mixture_of(frames, np.exp(joint - total), mixture.means)
+        mixture = mixture_of(frames, np.exp(joint - total), mixture.means)
     return mixture, likelihoods
 
 
-def _mixture_of(frames, shares, means):
+def mixture_of(frames, shares, means):
     """Mixture that the shares (T, G) of the frames describe; a Gaussian without frames stays at its mean."""
     counts = shares.sum(0)[:, None]
     safe = np.maximum(counts, 1e-3)

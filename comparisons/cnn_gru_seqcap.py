@@ -94,7 +94,7 @@ class SeqCap(nn.Module):
         self.initialize()
 
     def initialize(self):
-        """Xavier's weights, so large for the convolutions that capsules are not squashed to nothing, twice over."""
+        """Xavier's weights; the gain of the convolutions keeps capsules from vanishing in two squashes."""
         for name, weight in self.named_parameters():
             if weight.ndim == 1:
                 nn.init.zeros_(weight)

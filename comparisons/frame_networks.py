@@ -31,7 +31,7 @@ def windows_of(x):
 
 
 def dense(sizes, linear=None):
-    """Dense layers of those sizes, with ReLU between them but after the hidden layer of number `linear`."""
+    """Dense layers of those sizes, with ReLU after each hidden layer but that of number `linear`."""
     from torch import nn
 
     layers = []
@@ -44,7 +44,7 @@ def train(build, inputs, rows, labels, seed, epochs, batch=BATCH, fused=False):
     """The network that `build()` makes, trained with Adam and cross-entropy on some rows of inputs (W, ...).
 
     rows (s,) are indices of inputs, labels (s,) their classes; each batch is gathered, so that windows are not copied.
-    `fused` takes torch's fused Adam, which is faster for large networks and rounds otherwise.
+    `fused` takes torch's fused Adam, which is faster for large networks and rounds differently.
     """
     import torch
     from torch.nn.functional import cross_entropy

@@ -3,7 +3,8 @@
 Stuhlsatz, Meyer, Eyben, Zielke, Meier, Schuller, ICASSP 2011. Its abstract states a deep network that learns few
 features from many acoustic ones, and a linear classifier. Start from restricted Boltzmann machines and the trace
 criterion are recalled, not read. Ours: the 6552 numbers by our own hand, layers, training, a last layer that starts
-from LDA, all pairs of classes alike in the criterion, and a Gaussian of each class with the same covariance and prior.
+from LDA, a criterion that weighs pairs of classes by their shares alone, and a Gaussian of each class with the same
+covariance and prior.
 
 On CASIA most of the first units saturate, and the criterion reaches its maximum on the training fold.
 """
@@ -19,9 +20,7 @@ SETTINGS = dict(normalization="fold")
 SEEDED = True
 PUBLISHED = ("GerDA",)
 EXTENT = "reading"
-NOTE = (
-    "layers are ours, and so are the features: our own computation of the 6552 numbers; its criterion reaches its maximum"
-)
+NOTE = "layers are ours, and so are the features: our own computation of the 6552 numbers"
 
 HIDDEN = (512, 128)  # sigmoid layers, before classes - 1 linear outputs
 RBM_EPOCHS, RBM_BATCH, MOMENTUM = 50, 100, 0.9

@@ -96,18 +96,18 @@ def fit_chain(clips, gaussians=GAUSSIANS, iterations=ITERATIONS):
     frames, lengths = join(clips)
     path = np.concatenate([np.arange(length) * STATES // length for length in lengths])
     joint = np.zeros((len(frames), STATES, 1), frames.dtype)
-    chain = _estimate(frames, path, joint, np.zeros((STATES, 1, frames.shape[1]), frames.dtype), len(clips))
+    chain = estimate(frames, path, joint, np.zeros((STATES, 1, frames.shape[1]), frames.dtype), len(clips))
     for number in gaussians:
         chain = split(chain, number)
         for _ in range(iterations):
             joint = chain.log_densities(frames)
             _, path = viterbi(log_sum(joint), lengths, chain.log_stay, chain.log_move)
             means = chain.mixture.means.reshape(STATES, number, -1)
-            chain = _estimate(frames, path, joint, means, len(clips))
+            chain = estimate(frames, path, joint, means, len(clips))
     return chain
 
 
-def _estimate(frames, path, joint, means, clips):
+def estimate(frames, path, joint, means, clips):
     """Chain of frames (T, D) in the states (T,) of their paths, by a step of expectation maximisation in each state.
 
     joint (T, S, G) and means (S, G, D) are those of the chain before.
@@ -117,7 +117,7 @@ def _estimate(frames, path, joint, means, clips):
         rows = np.flatnonzero(path == state)  # not empty: a path passes all states
         own = joint[rows, state]  # (T_s, G)
         shares = np.exp(own - log_sum(own)[:, None])
-        mixtures.append(classifiers._mixture_of(frames[rows], shares, state_means))
+        mixtures.append(classifiers.mixture_of(frames[rows], shares, state_means))
     mixture = classifiers.Mixture(*(np.concatenate(parts) for parts in zip(*mixtures)))
     self_loops = np.clip(1 - clips / np.bincount(path), *SELF_LOOPS)
     return Chain(mixture, np.log(self_loops), np.log1p(-self_loops))

@@ -10,7 +10,7 @@
 
 `make_figure` takes the options of evaluate.py; an option that the figure does not need is ignored. What a figure shows
 is computed by functions of its own (`rates`, `speaker_war`, `pooled_curve`, `explain`, `side_by_side`), without
-matplotlib, and drawn by `draw_confusion`, `draw_speakers`, `draw_curves` and `draw_attention`.
+matplotlib, and drawn by `draw_confusion`, `draw_speakers`, `draw_methods`, `draw_curves` and `draw_attention`.
 """
 
 import csv
@@ -361,7 +361,7 @@ def draw_speakers(shown, results, papers, title, notes=()):
     slanted = dict(rotation=30, ha="right", rotation_mode="anchor") if max(map(len, names)) > 8 else {}
     axes.set_xticks(range(len(names) + 2), [*names, "all", "published"], **slanted)
     axes.set_yticks(range(len(order)), [tables.marked(model, results[model].transductive) for model in order])
-    axes.set(xlabel="tested speaker")
+    axes.set(xlabel="tested speaker; ±: standard deviation over seeds")
     axes.tick_params(length=0)
     chance = 100 / len(results[order[0]].classes)
     figure.colorbar(image, label=f"WAR in %; guessing reaches {chance:.2f}", fraction=0.05)

@@ -291,7 +291,7 @@ def test_dropout_masks_depend_on_seed_fold_and_epoch_and_leave_the_generator_alo
     def draw(seed, fold, epoch):
         part = fold_trainer(loaded, "atnn", seed=seed, fold=fold, dropout=0.5)
         part.epoch = epoch
-        with part.dropout_masks():
+        with part.seeded_epoch():
             return tuple(torch.rand(4).tolist())
 
     torch.manual_seed(5)

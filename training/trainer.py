@@ -259,9 +259,9 @@ class FoldTrainer:
         self.epoch = state["epoch"]
 
     @contextmanager
-    def dropout_masks(self):
+    def seeded_epoch(self):
         """Context with random numbers that depend on seed, fold and epoch only, also after the fold was resumed."""
-        if not self.settings.get("dropout") and "method_sha256" not in self.settings:
+        if not self.settings.get("dropout") and (not self.method or self.method.is_of_papers):  # draws none
             yield
             return
         device = self.data.segments.device
@@ -284,7 +284,7 @@ class EagerRunner:
         losses = {}
         for trainer in trainers:
             losses[trainer] = []
-            with trainer.dropout_masks():
+            with trainer.seeded_epoch():
                 for step, index in enumerate(trainer.next_order().split(trainer.settings["batch_size"]), 1):
                     losses[trainer].append(trainer.step(index))
                     report(trainer, step)
