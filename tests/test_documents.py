@@ -360,6 +360,12 @@ def test_deep_methods():
         assert SHARES[share] == result["extent"] and seeds == str(len(result["seeds"])), label
         assert cells == [number(result[key]) for key in ("published_war", "war", "war_std")], label
         assert result["folds_done"] == 4, label
+    wars = {name: row["war"] for name, row in compared().items()}
+    assert max(wars, key=lambda name: wars[name] or 0) == "gmm-hmm"
+    assert max(wars[name] for name in methods.DEEP if name != "gmm-hmm") < wars["afnn"]
+    text = CASIA.read_text()
+    assert f"STC gains {wars['stc'] - wars['stc-off']:.2f} points" in text
+    assert f"ADARL loses {wars['adarl-off'] - wars['adarl']:.2f}" in text
 
 
 def test_gains_of_speaker_statistics():
