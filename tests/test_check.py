@@ -148,7 +148,7 @@ def test_too_few_speakers_and_missing_sessions(own, run):
     code, faults, _, _ = run(own, protocol="session")
     assert code == FAULT and "names no sessions" in faults[0]
     code, faults, notes, _ = run(write_manifest(own.parent, rows[:8]))
-    assert code == 0 and sum("only --track last" in line for line in notes) == 2
+    assert code == 0 and sum("give --track last" in line for line in notes) == 2
     code, faults, _, lines = run(write_manifest(own.parent, rows[:4]))
     assert code == FAULT and "only one speaker" in faults[0] and "1 fault; fix it" in lines[-1]
 

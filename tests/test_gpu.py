@@ -33,7 +33,7 @@ def random_data(front_end, device):
     labels = torch.arange(number) % 3
     segments = torch.randn(number, front_end.n_mels, front_end.frames, generator=generator)
     segments[torch.arange(number), front_end.n_mels // 8 + front_end.n_mels // 4 * labels] += 1
-    counts, database = SimpleNamespace(counts=np.ones(number, int)), SimpleNamespace(classes=range(3))
+    counts, database = SimpleNamespace(counts=np.ones(number, int)), SimpleNamespace(classes=range(3), speakers=np.full(number, "a"))
     return data.Data(database, counts, segments.to(device), labels.to(device), torch.arange(number, device=device))
 
 

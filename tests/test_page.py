@@ -160,7 +160,7 @@ def test_marks_lie_at_their_numbers():
 def test_the_published_page_has_our_results():
     path = PROJECT / "docs" / "casia.html"
     wars = {tables.percent(row["war"]) for row in json_rows(published.RESULTS).values() if row["war"] is not None}
-    lines = Page(path.read_text(encoding="utf-8")).tables[CHART][1:]
+    lines = Page(path.read_text(encoding="utf-8")).tables[CHART.replace("last epoch", "each method's own epoch")][1:]
     assert {line[2][:5] for line in lines if len(line) > 2} - {"-"} == wars
     assert path.stat().st_size < 1_000_000 and path.with_name("casia-page.png").stat().st_size < 100_000
 

@@ -91,7 +91,6 @@ class Data(NamedTuple):
         ranges = [np.arange(ends[i] - self.features.counts[i], ends[i]) for i in utterances]
         return torch.from_numpy(np.concatenate(ranges)).to(self.segments.device)
 
-
     def speakers_of(self, utterances):
         """Number (S,) of each segment's speaker among those of some utterances, from 0; -1 for another speaker."""
         names = sorted(set(self.database.speakers[utterances].tolist()))
