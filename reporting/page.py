@@ -167,12 +167,13 @@ def incomplete(results):
     for model, name in results.names.items():
         its, settings = results.main[model], results.folds(model)[0].config.settings
         left_out = [seed for seed in results.found[results.track][model] if seed not in its.seeds]
+        has_all_tracks = "epochs" in settings and its.method.get("track", "last") == "last"  # others choose their epoch
         reasons = {
             f"only {its.folds_done} of {its.folds_total} folds": its.folds_done < its.folds_total,
             f"seeds {tables.ranges(left_out)} are not counted, with fewer or other folds": left_out,
             f"{len(its.seeds)} of {most} seeds": "epochs" in settings and len(its.seeds) < most,  # others may need one
             "partial database": its.partial,
-            **{f"track {track} not run": "epochs" in settings and model not in results.summaries[track]
+            **{f"track {track} not run": has_all_tracks and model not in results.summaries[track]
                for track in runs.TRACKS},
         }  # fmt: skip
         for text in filter(reasons.get, reasons):
