@@ -368,6 +368,7 @@ def test_deep_methods():
     text = CASIA.read_text()
     assert f"STC gains {wars['stc'] - wars['stc-off']:.2f} points" in text
     assert f"ADARL loses {wars['adarl-off'] - wars['adarl']:.2f}" in text
+    assert f"moves DTPM by {compared()['dtpm-pooling']['war_std']:.2f} points" in text
 
 
 def test_gains_of_speaker_statistics():
