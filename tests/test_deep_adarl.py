@@ -8,7 +8,6 @@ from helpers import shaken
 from torch import nn
 from torch.nn import functional as F
 
-from common import methods
 from comparisons import adarl, adarl_off
 
 SPEAKERS = 4
@@ -163,13 +162,3 @@ def test_weights_lie_in_channels_last(domains):
     convolutions = [part.weight for part in build(domains).modules() if isinstance(part, nn.Conv2d)]
     assert len(convolutions) == 6
     assert all(weight.stride(1) == 1 for weight in convolutions)  # of a single channel's too, whose strides are free
-
-
-@pytest.mark.parametrize("name, published", [("adarl", ["ADARL"]), ("adarl-off", [])])
-def test_methods_find_the_files(name, published):
-    found = methods.find(name)
-    settings = [found.defaults[setting] for setting in ("epochs", "batch_size", "lr")]
-    assert (found.front_end, found.track, settings) == ("atfnn", "validation", [50, 128, 5e-4])
-    facts = found.facts()
-    assert (facts["published"], facts["extent"]) == (published, "reading")
-    assert facts["note"].startswith("after the abstract")

@@ -6,7 +6,6 @@ from helpers import shaken
 from torch.nn import functional as F
 
 import features
-from common import methods
 from comparisons import cnn_lstm
 
 
@@ -89,9 +88,3 @@ def test_it_learns():
 def test_weights_lie_in_channels_last():
     for convolution in cnn_lstm.build(3, 80, 20).convolutions:
         assert convolution.weight.is_contiguous(memory_format=torch.channels_last)
-
-
-def test_methods_take_the_file():
-    found = methods.of_module("cnn-lstm", cnn_lstm)
-    assert (found.front_end, found.defaults["epochs"], found.defaults["batch_size"]) == ("spectrum-10", 50, 16)
-    assert found.track == "validation" and found.facts()["extent"] == "reading"

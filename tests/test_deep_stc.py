@@ -8,7 +8,6 @@ from helpers import shaken
 from torch import nn
 from torch.nn import functional as F
 
-from common import methods
 from comparisons import stc, stc_off
 
 NETWORKS = pytest.mark.parametrize("method", [stc, stc_off], ids=["stc", "stc-off"])
@@ -119,13 +118,3 @@ def test_weights_lie_in_channels_last(method):
     convolutions = [part.weight for part in method.build(3, 16, 24).modules() if isinstance(part, nn.Conv2d)]
     assert len(convolutions) == 3
     assert all(weight.stride(1) == 1 for weight in convolutions)  # of a single channel's too, whose strides are free
-
-
-@pytest.mark.parametrize("name, published", [("stc", ["STC-Attention"]), ("stc-off", [])])
-def test_methods_find_the_files(name, published):
-    found = methods.find(name)
-    settings = [found.defaults[setting] for setting in ("epochs", "batch_size", "lr")]
-    assert (found.front_end, found.track, settings) == ("atfnn", "validation", [50, 128, 5e-4])
-    facts = found.facts()
-    assert (facts["published"], facts["extent"]) == (published, "reading")
-    assert facts["note"].startswith("after the abstract")

@@ -402,6 +402,26 @@ def test_each_row_of_the_papers_tables_has_a_method_or_a_reason(refused):
     assert "needs a speech recogniser" in refused("msa-al")
 
 
+ON_SEGMENTS = {  # network of comparisons/ -> front end, epochs, batch size, learning rate, rows that it stands for
+    "cnn-lstm": ("spectrum-10", 50, 16, 1e-3, ["CNN-LSTM", "CNN+LSTM Model"]),
+    "cnn-gru-seqcap": ("spectrum-20", 20, 16, 1e-3, ["GRU-CNN-SeqCap", "CNN GRU-SeqCap"]),
+    "fcn-attention": ("spectrum-20", 25, 16, 1e-4, ["FCN+Attention Model"]),
+    "stc": ("atfnn", 50, 128, 5e-4, ["STC-Attention"]),
+    "stc-off": ("atfnn", 50, 128, 5e-4, []),
+    "adarl": ("atfnn", 50, 128, 5e-4, ["ADARL"]),
+    "adarl-off": ("atfnn", 50, 128, 5e-4, []),
+}
+
+
+@pytest.mark.parametrize("name", ON_SEGMENTS)
+def test_a_network_of_the_comparisons_has_its_settings_and_a_held_out_epoch(name):
+    found = methods.find(name)
+    settings = [found.defaults[setting] for setting in ("epochs", "batch_size", "lr")]
+    assert (found.front_end, *settings, found.facts()["published"]) == ON_SEGMENTS[name]
+    assert found.track == "validation"
+    assert found.facts()["extent"] == ("most" if name == "cnn-gru-seqcap" else "reading") and found.facts()["note"]
+
+
 BAD = {  # text of a file -> part of the line
     PER_SPEAKER.replace("validation", "oracle"): "TRACK is 'oracle'; choose last or validation",
     PER_SPEAKER.replace("+ 2 * of_speaker", "/ 0"): "a loss of",

@@ -94,7 +94,8 @@ class Data(NamedTuple):
     def speakers_of(self, utterances):
         """Number (S,) of each segment's speaker among those of some utterances, from 0; -1 for another speaker."""
         names = sorted(set(self.database.speakers[utterances].tolist()))
-        numbers = np.array([names.index(name) if name in names else -1 for name in self.database.speakers.tolist()])
+        number_of = {name: number for number, name in enumerate(names)}
+        numbers = np.array([number_of.get(name, -1) for name in self.database.speakers.tolist()])
         return torch.from_numpy(numbers).to(self.segments.device)[self.utterance_of]
 
 
